@@ -1,0 +1,130 @@
+package boltstore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/floway/floway/usage"
+)
+
+// writer books one batch.
+type writer struct {
+	tx       *bbolt.Tx
+	now      time.Time
+	position *streamPosition
+	letters  []usage.DeadLetter
+	key      []byte
+}
+
+// book raises one row.
+func (w *writer) book(r *usage.Row, keep usage.Retention) error {
+	if r.Counts.IsZero() {
+		return nil
+	}
+	b := w.tx.Bucket(tableBuckets[r.Table])
+	w.key = rowKey(w.key[:0], r.Table, r.Dim, r.Bucket, &r.Key)
+	if gone(keep, r.Table, r.Bucket, w.now) {
+		if r.Table == usage.DailyBy {
+			return nil // late when the days are, and counted there
+		}
+		b = w.tx.Bucket(lateBucket)
+		w.key = append(w.key[:0], tableBuckets[r.Table]...)
+	}
+
+	if len(w.key) > bbolt.MaxKeySize {
+		w.refuse(&r.Counts, where(r), "the names are too long")
+		return nil
+	}
+	sum, rest, err := usage.ParseCounts(b.Get(w.key))
+	if err != nil {
+		w.refuse(&r.Counts, where(r), "no counters there: "+err.Error())
+		return nil
+	}
+	w.raise(&sum, &r.Counts, where(r))
+	return b.Put(w.key, append(sum.Append(nil), rest...))
+}
+
+func where(r *usage.Row) string {
+	if r.Table.Single() {
+		return fmt.Sprintf("%s %s by %v, %q", tableBuckets[r.Table], r.Bucket.Format(time.RFC3339), r.Dim, r.Key[r.Dim])
+	}
+	return fmt.Sprintf("%s %s, %q", tableBuckets[r.Table], r.Bucket.Format(time.RFC3339), r.Key)
+}
+
+// raise adds by to sum. What would pass the ends of a counter becomes a dead
+// letter and leaves the counter as it is.
+func (w *writer) raise(sum, by *usage.Counts, where string) {
+	for f, v := range by {
+		s := sum[f] + v
+		if (v > 0) != (s > sum[f]) && v != 0 {
+			w.refuseOne(usage.Field(f), v, where, "the counter would pass its end")
+			continue
+		}
+		sum[f] = s
+	}
+}
+
+func (w *writer) refuse(by *usage.Counts, where, reason string) {
+	for f, v := range by {
+		if v != 0 {
+			w.refuseOne(usage.Field(f), v, where, reason)
+		}
+	}
+}
+
+func (w *writer) refuseOne(f usage.Field, v int64, where, reason string) {
+	w.position.DeadLetters++
+	w.letters = append(w.letters, usage.DeadLetter{
+		Time: w.now, Stream: w.position.Stream, Where: where, Field: f, Delta: v, Reason: reason,
+	})
+}
+
+// bury puts the dead letters behind the others and drops the oldest.
+func (w *writer) bury() error {
+	b := w.tx.Bucket(lettersBucket)
+	for _, l := range w.letters[max(len(w.letters)-usage.MaxDeadLetters, 0):] {
+		n, err := b.NextSequence()
+		if err != nil {
+			return err
+		}
+		v, err := encodeLetter(&l)
+		if err != nil {
+			return err
+		}
+		if err := b.Put(binary.BigEndian.AppendUint64(nil, n), v); err != nil {
+			return err
+		}
+		if n <= usage.MaxDeadLetters {
+			continue
+		}
+		if err := b.Delete(binary.BigEndian.AppendUint64(nil, n-usage.MaxDeadLetters)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruned is how many rows one batch removes at most, so that a store which was
+// away for long is not held up by cleaning.
+const pruned = 1000
+
+// prune removes rows past their retention: they are the first ones of a table.
+func prune(tx *bbolt.Tx, now time.Time, keep usage.Retention) error {
+	left := pruned
+	for _, t := range []usage.Table{usage.Hourly, usage.Daily, usage.DailyBy} {
+		c := tx.Bucket(tableBuckets[t]).Cursor()
+		for k, _ := c.First(); len(k) >= numberLen && left > 0; k, _ = c.First() {
+			if !gone(keep, t, start(t, binary.BigEndian.Uint32(k)), now) {
+				break
+			}
+			if err := c.Delete(); err != nil {
+				return err
+			}
+			left--
+		}
+	}
+	return nil
+}

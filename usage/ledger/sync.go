@@ -1,0 +1,127 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// syncDelay is how long a record may wait for the disk.
+func (d Durability) syncDelay() time.Duration {
+	if d == Process {
+		return time.Second
+	}
+	return 100 * time.Millisecond
+}
+
+// syncLoop brings records to the disk, many at a time.
+func (l *Ledger) syncLoop() {
+	defer l.keeping.Done()
+	delay := time.NewTimer(0)
+	defer delay.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-l.dirty:
+		}
+		delay.Reset(l.cfg.Durability.syncDelay())
+		select {
+		case <-l.stop:
+			return
+		case <-l.urgent:
+		case <-delay.C:
+		}
+		l.sync()
+	}
+}
+
+// sync brings what is written to the disk. The mutex is not held meanwhile.
+func (l *Ledger) sync() {
+	type work struct {
+		s    *segment
+		file File
+		n    int
+		upto uint64
+	}
+	var todo []work
+	l.mu.Lock()
+	for _, s := range l.segments {
+		if len(s.mem) > 0 && !s.bad {
+			todo = append(todo, work{s, s.file, len(s.mem), s.last})
+		}
+	}
+	names := !l.dirSynced
+	l.dirSynced = true
+	l.mu.Unlock()
+
+	var dirErr error
+	if names {
+		dirErr = l.cfg.FS.SyncDir(l.cfg.Dir)
+	}
+	errs := make([]error, len(todo))
+	for i, w := range todo {
+		errs[i] = w.file.Sync()
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dirFailed = dirErr != nil
+	if l.dirFailed {
+		l.dirSynced = false
+		l.fail(fmt.Errorf("sync the ledger's directory: %w", dirErr))
+	}
+	for i, w := range todo {
+		switch {
+		case w.s.moved:
+		case errs[i] != nil:
+			w.s.bad = true
+			l.fail(fmt.Errorf("sync the ledger: %w", errs[i]))
+		default:
+			w.s.mem = slices.Delete(w.s.mem, 0, w.n)
+			w.s.safe = w.upto
+		}
+	}
+	l.retire()
+	if l.trouble != nil {
+		l.heal()
+	}
+	if l.unsynced > 0 && l.trouble == nil {
+		signal(l.dirty)
+	}
+	signal(l.settled)
+	l.changed.Broadcast()
+}
+
+// retire counts what is on the disk, and closes the files of segments that are
+// full and wholly there.
+func (l *Ledger) retire() {
+	l.unsynced = 0
+	whole := !l.dirFailed
+	for i, s := range l.segments {
+		l.unsynced += int64(len(s.mem))
+		if !whole {
+			continue
+		}
+		whole = len(s.mem) == 0
+		l.synced = max(l.synced, s.safe)
+		if whole && s.file != nil && i+1 < len(l.segments) {
+			s.shorten()
+			if cap(s.mem) <= 2*syncBytes {
+				l.mem = s.mem
+			}
+			s.mem = nil
+		}
+	}
+}
+
+// awaitSync waits until the disk has a record, or says why it will not soon.
+func (l *Ledger) awaitSync(seq uint64) error {
+	for l.synced < seq {
+		if l.trouble != nil {
+			return l.trouble
+		}
+		l.changed.Wait()
+	}
+	return nil
+}

@@ -1,0 +1,419 @@
+// Package redisstore keeps sums of usage in Redis, for any number of instances.
+//
+// Everything that counts is done by one script, which moves a stream's position
+// together with the sums; nothing else in floway raises a counter in Redis. That
+// is why a repeated, delayed or lost call cannot count twice, whoever repeats it.
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/floway/floway/usage"
+)
+
+//go:embed apply.lua
+var applySource string
+
+//go:embed hello.lua
+var helloSource string
+
+var (
+	applyScript = redis.NewScript(applySource)
+	helloScript = redis.NewScript(helloSource)
+)
+
+// layout is the version of the keys and their contents, which the genesis names.
+const layout = "1"
+
+// Store implements usage.Store. Make it by New.
+type Store struct {
+	client    redis.UniversalClient
+	keys      keys
+	name      string
+	retention usage.Retention
+	timeout   time.Duration
+}
+
+var _ usage.Store = (*Store)(nil)
+
+// New makes a store. It looks at the config only and connects with the first call.
+func New(c Config) (*Store, error) {
+	a, err := parse(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	namespace, err := c.namespace()
+	if err != nil {
+		return nil, err
+	}
+	if c.Retention.Hours < 0 || c.Retention.Days < 0 || c.Timeout < 0 {
+		return nil, errors.New("redis store: a negative duration")
+	}
+	s := &Store{
+		keys:      newKeys(namespace),
+		name:      "the Redis store at " + a.String(),
+		retention: c.Retention.WithDefaults(),
+		timeout:   c.Timeout,
+	}
+	if s.timeout == 0 {
+		s.timeout = defaultTimeout
+	}
+	s.client = redis.NewUniversalClient(c.options(a, s.timeout))
+	return s, nil
+}
+
+// String names the store, without credentials.
+func (s *Store) String() string { return s.name }
+
+// GoString is String, so that no verb prints what is inside.
+func (s *Store) GoString() string { return s.name }
+
+// Retention implements usage.Store.
+func (s *Store) Retention() usage.Retention { return s.retention }
+
+// Close implements usage.Store.
+func (s *Store) Close() error {
+	if err := s.client.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
+		return s.explain(err)
+	}
+	return nil
+}
+
+// Hello implements usage.Store.
+func (s *Store) Hello(ctx context.Context, stream usage.StreamID) (usage.Greeting, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+
+	cursor := s.keys.cursor(stream)
+	answer, err := helloScript.Run(ctx, s.client, []string{s.keys.genesis(), cursor}, genesis()).Slice()
+	if err != nil {
+		return usage.Greeting{}, s.explain(err)
+	}
+	if len(answer) != 3 {
+		return usage.Greeting{}, s.foreign("answered Hello with %d parts", len(answer))
+	}
+
+	var g usage.Greeting
+	named, _ := answer[0].(string)
+	version, name, ok := strings.Cut(named, " ")
+	switch n, err := strconv.ParseUint(version, 10, 32); {
+	case !ok || err != nil || name == "":
+		return usage.Greeting{}, s.foreign("the key %s holds %.40q", s.keys.genesis(), named)
+	case version != layout:
+		return usage.Greeting{}, fmt.Errorf("%s %w: its layout is %d, this floway knows %s; update floway, or use another `namespace`",
+			s, usage.ErrNewer, n, layout)
+	}
+	g.Genesis = name
+	if g.Position, _, g.Known, err = parsePosition(answer[1]); err != nil {
+		return usage.Greeting{}, s.foreign("the key %s: %w", cursor, err)
+	}
+	if g.Time, err = parseTime(answer[2]); err != nil {
+		return usage.Greeting{}, s.foreign("it told the time as %v: %w", answer[2], err)
+	}
+	g.Warning = s.warning(ctx)
+	return g, nil
+}
+
+// warning looks at the eviction policy: one that drops counters or positions makes
+// sums wrong without anybody noticing. A server that does not tell is not blamed.
+func (s *Store) warning(ctx context.Context) string {
+	info, err := s.client.Info(ctx, "memory").Result()
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(info) {
+		policy, ok := strings.CutPrefix(strings.TrimSpace(line), "maxmemory_policy:")
+		if ok && policy != "noeviction" {
+			return fmt.Sprintf("%s may drop counters when memory runs short: its maxmemory-policy is %s; set it to noeviction", s, policy)
+		}
+	}
+	return ""
+}
+
+// genesis is a value for the genesis key of a store that has none.
+func genesis() string { return layout + " " + rand.Text() }
+
+// Apply implements usage.Store.
+func (s *Store) Apply(ctx context.Context, b *usage.Batch) (usage.Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+
+	names, args := s.encode(b)
+	answer, err := applyScript.Run(ctx, s.client, names, args...).Slice()
+	if err != nil {
+		return usage.Position{}, s.explain(err)
+	}
+	if len(answer) != 2 {
+		return usage.Position{}, s.foreign("answered a batch with %d parts", len(answer))
+	}
+	p, _, _, err := parsePosition(answer[1])
+	if err != nil {
+		return usage.Position{}, s.foreign("the key %s: %w", s.keys.cursor(b.Stream), err)
+	}
+	switch answer[0] {
+	case "OK":
+		return p, nil
+	case "FENCED":
+		return p, usage.ErrFenced
+	case "MISMATCH":
+		return p, usage.ErrMismatch
+	default:
+		return usage.Position{}, s.foreign("answered a batch with %v", answer[0])
+	}
+}
+
+// bucket is what a batch has for one index.
+type bucket struct {
+	row     usage.Row // any of them
+	members []int     // where in the batch
+}
+
+// encode makes the keys and arguments of apply.lua.
+func (s *Store) encode(b *usage.Batch) (names []string, args []any) {
+	buckets := make(map[string]*bucket)
+	var order []string
+	for i := range b.Rows {
+		r := &b.Rows[i]
+		if r.Counts.IsZero() {
+			continue
+		}
+		index := s.keys.index(r.Table, r.Dim, r.Bucket)
+		at := buckets[index]
+		if at == nil {
+			at = &bucket{row: usage.Row{Table: r.Table, Dim: r.Dim, Bucket: r.Bucket}}
+			buckets[index] = at
+			order = append(order, index)
+		}
+		at.members = append(at.members, i)
+	}
+
+	names = make([]string, 0, 6+len(order)+len(b.Rows))
+	names = append(names, s.keys.cursor(b.Stream), s.keys.genesis(), s.keys.streams(), s.keys.months(), s.keys.late(), s.keys.letters())
+	args = make([]any, 0, 7+4*len(order)+len(b.Rows)+2*b.Increments()+2*usage.Fields)
+	args = append(args,
+		b.Stream.String(),
+		strconv.FormatUint(b.Epoch, 10),
+		strconv.FormatUint(b.From, 10),
+		strconv.FormatUint(b.To, 10),
+		strconv.FormatUint(uint64(b.Chain), 10),
+		genesis(),
+		strconv.Itoa(len(order)))
+	var name []byte
+	for _, index := range order {
+		at := buckets[index]
+		r := &at.row
+		expires, month := "0", ""
+		if t := s.retention.Expiry(r.Table, r.Bucket); !t.IsZero() {
+			expires = strconv.FormatInt(max(t.Unix(), 1), 10)
+		} else {
+			month = r.Bucket.UTC().Format(monthLayout)
+		}
+		names = append(names, index)
+		args = append(args, expires, late(r.Table), month, strconv.Itoa(len(at.members)))
+		dims := r.Table.Names(r.Dim)
+		for _, i := range at.members {
+			name = append(append(name[:0], index...), ':')
+			name = appendRow(name, dims, &b.Rows[i].Key)
+			names = append(names, string(name))
+			args = appendCounts(args, &b.Rows[i].Counts)
+		}
+	}
+	return names, appendCounts(args, &b.Totals)
+}
+
+// late is the letter before the fields of the late hash that count a table. Days
+// by single dimensions are not counted: they are late when the days are.
+func late(t usage.Table) string {
+	switch t {
+	case usage.Hourly:
+		return "h"
+	case usage.Daily:
+		return "d"
+	default:
+		return ""
+	}
+}
+
+// fieldNames are the names of the hash fields, made once.
+var fieldNames = func() (names [usage.Fields]any) {
+	for f := range names {
+		names[f] = strconv.Itoa(f)
+	}
+	return names
+}()
+
+func appendCounts(args []any, c *usage.Counts) []any {
+	at, n := len(args), 0
+	args = append(args, nil)
+	for f, v := range c {
+		if v != 0 {
+			args = append(args, fieldNames[f], strconv.FormatInt(v, 10))
+			n++
+		}
+	}
+	args[at] = strconv.Itoa(n)
+	return args
+}
+
+// page is how many rows are asked for at a time.
+const page = 500
+
+// Scan implements usage.Store.
+func (s *Store) Scan(ctx context.Context, t usage.Table, d usage.Dimension, start time.Time, yield func(usage.Key, *usage.Counts) bool) error {
+	index := s.keys.index(t, d, start)
+	dims := t.Names(d)
+	// A set that grows or shrinks while it is read gives some names twice.
+	seen := make(map[string]bool)
+	for cursor := uint64(0); ; {
+		rows, next, err := s.rows(ctx, index, cursor, seen)
+		if err != nil {
+			return s.explain(err)
+		}
+		for _, r := range rows {
+			// A row of somebody else's making is passed over: what should have
+			// gone there is among the dead letters.
+			key, err := parseRow(r.name, dims)
+			if err != nil || r.counts.Err() != nil {
+				continue
+			}
+			c := parseCounts(r.counts.Val(), "")
+			if !c.IsZero() && !yield(key, &c) {
+				return nil
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+type row struct {
+	name   string
+	counts *redis.MapStringStringCmd
+}
+
+// rows reads one page of a bucket.
+func (s *Store) rows(ctx context.Context, index string, cursor uint64, seen map[string]bool) (rows []row, next uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+
+	names, next, err := s.client.SScan(ctx, index, cursor, "", page).Result()
+	if err != nil {
+		return nil, 0, err
+	}
+	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, name := range names {
+			if !seen[name] {
+				seen[name] = true
+				rows = append(rows, row{name, p.HGetAll(ctx, index+":"+name)})
+			}
+		}
+		return nil
+	})
+	if err != nil && !said(err, "WRONGTYPE") {
+		return nil, 0, err
+	}
+	return rows, next, nil
+}
+
+// Months implements usage.Store.
+func (s *Store) Months(ctx context.Context) ([]time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+
+	names, err := s.client.SMembers(ctx, s.keys.months()).Result()
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	months := make([]time.Time, 0, len(names))
+	for _, name := range names {
+		m, err := time.Parse(monthLayout, name)
+		if err != nil {
+			return nil, s.foreign("the key %s holds %.40q", s.keys.months(), name)
+		}
+		months = append(months, m)
+	}
+	slices.SortFunc(months, time.Time.Compare)
+	return months, nil
+}
+
+// Audit implements usage.Store.
+func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+
+	var streams *redis.StringSliceCmd
+	var letters *redis.StringSliceCmd
+	var late *redis.MapStringStringCmd
+	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		streams = p.SMembers(ctx, s.keys.streams())
+		late = p.HGetAll(ctx, s.keys.late())
+		letters = p.LRange(ctx, s.keys.letters(), -usage.MaxDeadLetters, -1)
+		return nil
+	})
+	if err != nil {
+		return usage.Audit{}, s.explain(err)
+	}
+	a := usage.Audit{
+		LateHours: parseCounts(late.Val(), "h"),
+		LateDays:  parseCounts(late.Val(), "d"),
+	}
+	for _, text := range letters.Val() {
+		l, err := parseLetter(text)
+		if err != nil {
+			return usage.Audit{}, s.foreign("the key %s: %w", s.keys.letters(), err)
+		}
+		a.DeadLetters = append(a.DeadLetters, l)
+	}
+	ids := streams.Val()
+	slices.Sort(ids)
+	for some := range slices.Chunk(ids, page) {
+		positions, err := s.positions(ctx, some)
+		if err != nil {
+			return usage.Audit{}, err
+		}
+		a.Streams = append(a.Streams, positions...)
+	}
+	return a, nil
+}
+
+func (s *Store) positions(ctx context.Context, ids []string) ([]usage.StreamPosition, error) {
+	positions := make([]usage.StreamPosition, len(ids))
+	for i, id := range ids {
+		var err error
+		if positions[i].Stream, err = usage.ParseStreamID(id); err != nil {
+			return nil, s.foreign("the key %s: %w", s.keys.streams(), err)
+		}
+	}
+	answers, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i := range positions {
+			p.Do(ctx, "HGETALL", s.keys.cursor(positions[i].Stream))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	for i, answer := range answers {
+		p := &positions[i]
+		if p.Position, p.Seen, _, err = parsePosition(answer.(*redis.Cmd).Val()); err != nil {
+			return nil, s.foreign("the key %s: %w", s.keys.cursor(p.Stream), err)
+		}
+	}
+	return positions, nil
+}
+
+// foreign says that what is below our keys is not ours.
+func (s *Store) foreign(format string, args ...any) error {
+	return fmt.Errorf("%s %w: %w; use another `namespace` or database", s, usage.ErrForeign, fmt.Errorf(format, args...))
+}
