@@ -1,0 +1,219 @@
+// Package provider knows the vendors: how each kind of upstream is addressed and
+// authenticated, what it speaks and what its refusals mean. It takes no
+// decisions; what follows from a refusal is decided in package relay.
+//
+// Most vendors are rows of data (see vendors.go). Others add their own kind by
+// calling Register from an init function in a Go module that is built in.
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/floway/floway/dialect"
+)
+
+// Config is what an upstream block says that concerns its provider.
+type Config struct {
+	// Name is the upstream's name, for messages.
+	Name string
+	// BaseURL is the address that the vendor's own SDK takes; empty for the
+	// provider's default.
+	BaseURL string
+	// Dialects are the features (dialect.Features) that the block declares;
+	// empty for the provider's default.
+	Dialects []string
+	// Options are the provider's own subdirectives with their arguments.
+	Options map[string][]string
+}
+
+// Upstream is one configured account at a provider. Its methods may be called at
+// the same time.
+type Upstream interface {
+	// Speaks says whether the upstream answers the operation natively for a
+	// model of its own.
+	Speaks(op dialect.Operation, model string) bool
+	// Address returns where the call is answered for that model of the
+	// upstream's, without the client's query. The URL is shared: it must not be
+	// changed.
+	Address(call *dialect.Call, model string) *url.URL
+	// Credential makes ready what authenticates requests with a secret. An empty
+	// secret means none.
+	Credential(s Secret) Credential
+	// Headers are sent with every request, unless the client's own or the
+	// configuration's stand in their place. The map is shared.
+	Headers() http.Header
+	// Meaning says what a refusal means at this vendor, where that does not
+	// follow from its status.
+	Meaning(status int, p *dialect.Problem) Meaning
+	// Family says whether a model's name looks like one of the vendor's own.
+	Family(model string) bool
+	// Models asks the upstream which models it has, with requests made by do,
+	// which authenticates them.
+	Models(ctx context.Context, do func(*http.Request) (*http.Response, error)) ([]Model, error)
+	// Transport carries the requests; nil for the network.
+	Transport() http.RoundTripper
+}
+
+// Credential authenticates requests with one key.
+type Credential interface {
+	// Authorize puts the credential into the header of a request. It may have to
+	// fetch a token first and then ends with ctx.
+	Authorize(ctx context.Context, h http.Header) error
+	// Renew is called after the upstream refused the credential. True means that
+	// another try may go better, because the next Authorize will fetch anew.
+	Renew() bool
+}
+
+// Model is a model as an upstream lists it.
+type Model struct {
+	ID      string
+	Created int64 // seconds since 1970; 0 if unknown
+	OwnedBy string
+}
+
+// Meaning is what a refusal means at a vendor.
+type Meaning uint8
+
+const (
+	// Plain: no more than the status says.
+	Plain Meaning = iota
+	// BadCredential: the key is not valid, or no longer.
+	BadCredential
+	// QuotaSpent: a quota, balance or spend limit of the account is used up.
+	QuotaSpent
+	// AccountLimit: the rate limit is the account's and not the model's.
+	AccountLimit
+	// Moderated: the content was refused. Another account would refuse it too,
+	// and must not be asked to answer what policy refused.
+	Moderated
+	// NoModel: the model is not there, or not for this account.
+	NoModel
+	// UnknownField: a field that floway added is not understood.
+	UnknownField
+	// ForeignReasoning: the request carries reasoning that another account made.
+	ForeignReasoning
+)
+
+// Factory makes an upstream of one kind. Its errors are shown to the operator
+// and name the option that is wrong.
+type Factory func(Config) (Upstream, error)
+
+// Kind is what a provider's name stands for.
+type Kind struct {
+	New Factory
+	// Options are the names of the provider's own subdirectives.
+	Options []string
+	// Keyless says that the provider takes no keys.
+	Keyless bool
+	// NeedsURL says that there is no default address.
+	NeedsURL bool
+}
+
+var (
+	kindsMu sync.RWMutex
+	kinds   = map[string]Kind{}
+)
+
+// Register makes a kind of upstream known under the name that `upstream` takes.
+// It panics if the name is taken: two modules that claim one name cannot be
+// built into one program.
+func Register(name string, k Kind) {
+	kindsMu.Lock()
+	defer kindsMu.Unlock()
+	if _, taken := kinds[name]; taken || name == "" || k.New == nil {
+		panic(fmt.Sprintf("provider: %q registered twice, or without a name or factory", name))
+	}
+	kinds[name] = k
+}
+
+// Lookup returns the kind of that name.
+func Lookup(name string) (Kind, bool) {
+	kindsMu.RLock()
+	defer kindsMu.RUnlock()
+	k, ok := kinds[name]
+	return k, ok
+}
+
+// Names returns the names of all kinds, sorted.
+func Names() []string {
+	kindsMu.RLock()
+	defer kindsMu.RUnlock()
+	names := make([]string, 0, len(kinds))
+	for n := range kinds {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// parseBase reads a base URL and adds the version segment if its path has none.
+// Its errors show no more of the URL than cannot be secret.
+func parseBase(raw, segment string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		return nil, errors.New("base_url: it is missing, and the provider has no default")
+	case err != nil || u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("base_url: %q is not a URL that begins with http:// or https://", harmless(raw))
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("base_url: %q has no host", harmless(raw))
+	case u.User != nil:
+		return nil, errors.New("base_url: a credential does not belong in the URL; write a key line")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, fmt.Errorf("base_url: %q must not be followed by a query or a fragment", harmless(raw))
+	}
+	if _, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && err != nil {
+		return nil, fmt.Errorf("base_url: %q has a port beyond 65535", harmless(raw))
+	}
+	u = u.JoinPath() // cleans the path
+	// Not only the last segment may be the version: Google's address for OpenAI
+	// clients ends in /v1beta/openai.
+	if !slices.ContainsFunc(strings.Split(u.Path, "/"), isVersion) {
+		u = u.JoinPath(segment)
+	}
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	return u, nil
+}
+
+// harmless is what of a URL may be shown: nothing before an @, where credentials
+// stand, and nothing of a query or fragment, where keys may.
+func harmless(raw string) string {
+	if i := strings.LastIndexByte(raw, '@'); i >= 0 {
+		raw = "…" + raw[i:]
+	}
+	if i := strings.IndexAny(raw, "?#"); i >= 0 {
+		raw = raw[:i]
+	}
+	return raw
+}
+
+// version is how a path segment looks that is a version: v1, v4, v1beta, v1p1beta1.
+var version = regexp.MustCompile(`^v[0-9]+(p[0-9]+)?((alpha|beta)[0-9]*)?$`)
+
+func isVersion(segment string) bool { return version.MatchString(segment) }
+
+// declared returns what an upstream speaks: the features that its block declares
+// out of those that its provider is able to, or else the provider's default.
+func declared(c *Config, able, otherwise []string) (map[string]bool, error) {
+	words := c.Dialects
+	if len(words) == 0 {
+		words = otherwise
+	}
+	speaks := make(map[string]bool, len(words))
+	for _, w := range words {
+		if !slices.Contains(able, w) {
+			return nil, fmt.Errorf("dialects: %q is not among what this provider may speak: %s", w, strings.Join(able, ", "))
+		}
+		speaks[w] = true
+	}
+	return speaks, nil
+}

@@ -1,0 +1,98 @@
+package provider
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/floway/floway/dialect"
+)
+
+// vendor is a kind of upstream that is only data: an OpenAI-compatible service.
+type vendor struct {
+	name string
+	// baseURL is the default address; empty where there is none.
+	baseURL string
+	// speaks are the features that the service has.
+	speaks []string
+	// families are prefixes of the vendor's own model names.
+	families []string
+	// refusals say what answers mean beyond their status.
+	refusals refusals
+	// options are own subdirectives, each sent as the header of that name.
+	options map[string]string
+}
+
+// refusal is what one form of answer means. Empty fields match anything; text, in
+// small letters, is looked for in the message and in the name of the field to
+// blame, without regard to case.
+type refusal struct {
+	status           int
+	code, kind, text string
+	means            Meaning
+}
+
+// refusals are a vendor's; the first that matches counts.
+type refusals []refusal
+
+func (rs refusals) meaning(status int, p *dialect.Problem) Meaning {
+	for i := range rs {
+		if rs[i].matches(status, p) {
+			return rs[i].means
+		}
+	}
+	return Plain
+}
+
+func (r *refusal) matches(status int, p *dialect.Problem) bool {
+	return (r.status == 0 || r.status == status) &&
+		(r.code == "" || r.code == p.Code) &&
+		(r.kind == "" || r.kind == p.Type) &&
+		(r.text == "" || containsFold(p.Message, r.text) || containsFold(p.Param, r.text))
+}
+
+func containsFold(s, part string) bool {
+	return strings.Contains(strings.ToLower(s), part)
+}
+
+// openAIRefusals are the meanings that OpenAI's own answers have and that
+// compatible servers took over.
+// Source: error codes in OpenAI's documentation and SDK typings.
+var openAIRefusals = refusals{
+	{code: "insufficient_quota", means: QuotaSpent},
+	{kind: "insufficient_quota", means: QuotaSpent},
+	{code: "billing_hard_limit_reached", means: QuotaSpent},
+	{code: "billing_not_active", means: QuotaSpent},
+	{code: "account_deactivated", means: BadCredential},
+	{code: "invalid_api_key", means: BadCredential},
+	{code: "content_filter", means: Moderated},
+	{code: "content_policy_violation", means: Moderated},
+	{code: "moderation_blocked", means: Moderated},
+	{code: "model_not_found", means: NoModel},
+	{status: 404, text: "model", means: NoModel},
+	{status: 403, text: "does not have access to model", means: NoModel},
+	{code: "invalid_encrypted_content", means: ForeignReasoning},
+	{status: 400, text: "stream_options", means: UnknownField},
+	{status: 422, text: "stream_options", means: UnknownField},
+	{status: 429, code: "rate_limit_exceeded", text: "organization-wide", means: AccountLimit},
+}
+
+var vendors = []vendor{
+	{
+		name: "openai", baseURL: "https://api.openai.com/v1",
+		speaks:   []string{"chat", "responses", "completions", "embeddings", "images", "audio", "moderations", "rerank"},
+		families: []string{"gpt-", "o1", "o3", "o4", "chatgpt-", "text-embedding-", "dall-e-", "whisper-", "tts-", "omni-moderation", "davinci", "babbage", "codex-"},
+		refusals: openAIRefusals,
+		options:  map[string]string{"organization": "OpenAI-Organization", "project": "OpenAI-Project"},
+	},
+}
+
+func init() {
+	for _, v := range vendors {
+		Register(v.name, Kind{
+			New:      v.open,
+			Options:  slices.Sorted(maps.Keys(v.options)),
+			NeedsURL: v.baseURL == "",
+		})
+	}
+}
