@@ -1,0 +1,137 @@
+package relay
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/floway/floway/keypool"
+	"github.com/floway/floway/provider"
+)
+
+// Catalog is what an upstream says that it has. It is fetched in the background
+// and read at any time; a list that cannot be fetched again stays as it was.
+type Catalog struct {
+	mu      sync.RWMutex
+	models  []provider.Model
+	index   map[string]bool
+	fetched time.Time
+	err     error
+}
+
+// Times between two looks at an upstream's list.
+const (
+	catalogFresh   = 10 * time.Minute
+	catalogRetry   = 5 * time.Second
+	catalogTimeout = 30 * time.Second
+)
+
+// Has says whether the upstream lists the model.
+func (c *Catalog) Has(model string) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.index[model]
+}
+
+// Models returns the list; it must not be changed.
+func (c *Catalog) Models() []provider.Model {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.models
+}
+
+// Status returns when the list was fetched, zero if never, and what was wrong
+// the last time it was tried.
+func (c *Catalog) Status() (fetched time.Time, err error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.fetched, c.err
+}
+
+// Discover keeps the catalogues fresh until ctx ends.
+func (r *Relay) Discover(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, u := range r.Upstreams {
+		if u.Catalog != nil {
+			wg.Go(func() { r.discover(ctx, u) })
+		}
+	}
+	wg.Wait()
+}
+
+func (r *Relay) discover(ctx context.Context, u *Upstream) {
+	retry := catalogRetry
+	fetched, _ := u.Catalog.Status()
+	wait := max(0, catalogFresh-r.Now().Sub(fetched))
+	if fetched.IsZero() {
+		wait = 0
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		err := r.fetchCatalog(ctx, u)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			wait, retry = catalogFresh, catalogRetry
+		default:
+			if retry == catalogRetry {
+				r.Log.Warn("model list not fetched; going on with what is known",
+					zap.String("upstream", u.Name), zap.Error(err))
+			}
+			wait, retry = retry, min(2*retry, catalogFresh)
+		}
+	}
+}
+
+func (r *Relay) fetchCatalog(ctx context.Context, u *Upstream) error {
+	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
+	defer cancel()
+	models, err := u.Provider.Models(ctx, func(req *http.Request) (*http.Response, error) {
+		return u.do(req)
+	})
+	u.Catalog.mu.Lock()
+	defer u.Catalog.mu.Unlock()
+	u.Catalog.err = err
+	if err != nil {
+		return err
+	}
+	index := make(map[string]bool, len(models))
+	for _, m := range models {
+		index[m.ID] = true
+	}
+	u.Catalog.models, u.Catalog.index, u.Catalog.fetched = models, index, r.Now()
+	return nil
+}
+
+// do sends a request of floway's own, with the first key that can serve.
+func (u *Upstream) do(req *http.Request) (*http.Response, error) {
+	lease, err := u.Pool.Take(&keypool.Want{Last: true})
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	return u.doWith(lease.Key(), req)
+}
+
+func (u *Upstream) doWith(key int, req *http.Request) (*http.Response, error) {
+	for name, values := range u.Provider.Headers() {
+		req.Header[name] = values
+	}
+	if err := u.Credentials[key].current().Authorize(req.Context(), req.Header); err != nil {
+		return nil, err
+	}
+	return u.Transport.RoundTrip(req)
+}
+
+// Check asks the upstream for its models with one of its keys, by its index.
+func (u *Upstream) Check(ctx context.Context, key int) ([]provider.Model, error) {
+	return u.Provider.Models(ctx, func(req *http.Request) (*http.Response, error) { return u.doWith(key, req) })
+}

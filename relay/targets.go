@@ -1,0 +1,161 @@
+package relay
+
+import (
+	"strings"
+
+	"github.com/floway/floway/access"
+	"github.com/floway/floway/dialect"
+)
+
+// target is one upstream that can serve a request, with the model's names there.
+type target struct {
+	up *Upstream
+	// model is the public name that the target serves, sent the upstream's own.
+	model, sent string
+}
+
+// lookup is what is asked of the rules: a model's name, for whom and for what.
+type lookup struct {
+	name   string
+	client *access.Client
+	// speaks says whether an upstream can serve the operation.
+	speaks func(u *Upstream, sent string) bool
+}
+
+// resolve finds the targets for a name, best first. The first rule that leaves
+// one decides alone; within a rule the order of the file holds. The route is the
+// one that decided, if it was one.
+func (r *Relay) resolve(q *lookup, into []target) ([]target, *Route) {
+	if !q.client.MayAsk(q.name, r.bare(q.name)) {
+		return into, nil
+	}
+	for _, route := range r.Routes {
+		if !route.Pattern.Match(q.name) {
+			continue
+		}
+		for _, to := range route.To {
+			into = r.routeTarget(q, to, into)
+		}
+		if len(into) > 0 {
+			return into, route
+		}
+		break
+	}
+	return r.rules(q, q.name, into), nil
+}
+
+func (r *Relay) routeTarget(q *lookup, to RouteTarget, into []target) []target {
+	name := to.Model
+	if name == "*" {
+		name = q.name
+	}
+	if to.Upstream != "" {
+		u := r.byName[to.Upstream]
+		return q.offer(into, u, name, u.sent(name))
+	}
+	n := len(into)
+	into = r.rules(q, name, into)
+	return into[:min(len(into), n+1)]
+}
+
+// rules are the rules 2 to 5.
+func (r *Relay) rules(q *lookup, name string, into []target) []target {
+	n := len(into)
+	for _, u := range r.Upstreams {
+		if sent, ok := u.declares(name); ok {
+			into = q.offer(into, u, name, sent)
+		}
+	}
+	if len(into) > n {
+		return into
+	}
+	if first, rest, ok := strings.Cut(name, "/"); ok {
+		if u := r.byName[first]; u != nil && u.mayServe(rest) {
+			if into = q.offer(into, u, rest, u.sent(rest)); len(into) > n {
+				return into
+			}
+		}
+	}
+	for _, u := range r.Upstreams {
+		if u.open() && u.Catalog != nil && u.Catalog.Has(name) {
+			into = q.offer(into, u, name, name)
+		}
+	}
+	if len(into) > n {
+		return into
+	}
+	for _, family := range [...]bool{true, false} {
+		for _, u := range r.Upstreams {
+			if (u.open() || u.Models.Match(name)) && u.Provider.Family(name) == family {
+				into = q.offer(into, u, name, u.sent(name))
+			}
+		}
+	}
+	return into
+}
+
+// offer adds a target if the client may use it and it speaks the operation.
+func (q *lookup) offer(into []target, u *Upstream, model, sent string) []target {
+	if !q.client.MayUse(u.Name) || q.speaks != nil && !q.speaks(u, sent) {
+		return into
+	}
+	for _, t := range into {
+		if t.up == u && t.sent == sent {
+			return into
+		}
+	}
+	return append(into, target{up: u, model: model, sent: sent})
+}
+
+// bare returns the model of <upstream>/<model>, or the name itself.
+func (r *Relay) bare(name string) string {
+	if first, rest, ok := strings.Cut(name, "/"); ok && r.byName[first] != nil {
+		return rest
+	}
+	return name
+}
+
+// open says that the upstream serves any name that no other claims.
+func (u *Upstream) open() bool { return len(u.Models) == 0 }
+
+// sent returns the upstream's own name for a model.
+func (u *Upstream) sent(name string) string {
+	for _, a := range u.Aliases {
+		if a.Public == name {
+			return a.Model
+		}
+	}
+	return name
+}
+
+// declares says whether the upstream's lines declare this whole name. A pattern
+// does so for a name with a slash only if it spells the part before the slash:
+// otherwise `*` would take the names that begin with another upstream's.
+func (u *Upstream) declares(name string) (sent string, ok bool) {
+	for _, a := range u.Aliases {
+		if a.Public == name {
+			return a.Model, true
+		}
+	}
+	slash := strings.IndexByte(name, '/')
+	for _, p := range u.Models {
+		if p.Match(name) && (slash < 0 || strings.HasPrefix(string(p), name[:slash+1])) {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// mayServe says whether the upstream may be asked for a name that is addressed
+// to it.
+func (u *Upstream) mayServe(name string) bool {
+	if u.open() || u.Models.Match(name) {
+		return true
+	}
+	_, ok := u.declares(name)
+	return ok
+}
+
+func speaks(op dialect.Operation) func(*Upstream, string) bool {
+	return func(u *Upstream, sent string) bool { return u.Provider.Speaks(op, sent) }
+}
