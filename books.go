@@ -1,0 +1,206 @@
+package floway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/floway/floway/usage"
+	"github.com/floway/floway/usage/ledger"
+)
+
+// account is one generation's use of a ledger and its store. It is made when the
+// configuration is read and opened when the app starts.
+type account struct {
+	settings settings
+	log      *slog.Logger
+	books    atomic.Pointer[books]
+	opened   chan struct{}
+	once     sync.Once
+}
+
+func newAccount(s settings, log *slog.Logger) *account {
+	return &account{settings: s, log: log, opened: make(chan struct{})}
+}
+
+// ready says whether attempts can be booked.
+func (acc *account) ready() bool { return acc.books.Load() != nil }
+
+// Reserve and Settle make an account a relay.Ledger. A request that books holds
+// the books open (see use), so they are there.
+func (acc *account) Reserve(r *usage.Record) error { return acc.books.Load().ledger.Reserve(r) }
+
+// Settle books how an attempt ended.
+func (acc *account) Settle(r *usage.Record) { acc.books.Load().ledger.Settle(r) }
+
+func (acc *account) open() error {
+	value, shared, err := openBooks.LoadOrNew(acc.settings.log, func() (caddy.Destructor, error) {
+		return newBooks(acc.settings, acc.log)
+	})
+	if err != nil {
+		return err
+	}
+	b := value.(*books)
+	if shared && b.settings != acc.settings {
+		acc.log.Warn("changed usage settings take effect when Caddy is restarted", "log", acc.settings.log)
+	}
+	acc.books.Store(b)
+	acc.once.Do(func() { close(acc.opened) })
+	return nil
+}
+
+func (acc *account) close() error {
+	acc.once.Do(func() { close(acc.opened) })
+	if acc.books.Load() == nil {
+		return nil
+	}
+	_, err := openBooks.Delete(acc.settings.log)
+	return err
+}
+
+// openBooks are the ledgers and stores that are open in this process, by the
+// ledger's directory. Generations share them.
+var openBooks = caddy.NewUsagePool()
+
+// books is an open ledger with the store that it feeds.
+type books struct {
+	settings settings
+	ledger   *ledger.Ledger
+	store    *sharedStore
+	holders  atomic.Int64 // the pool's one, and each request under way
+}
+
+func newBooks(s settings, log *slog.Logger) (*books, error) {
+	store, err := shareStore(s)
+	if err != nil {
+		return nil, err
+	}
+	led, err := ledger.Open(ledger.Config{
+		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("usage: %w", err), store.release())
+	}
+	b := &books{settings: s, ledger: led, store: store}
+	b.holders.Store(1)
+	return b, nil
+}
+
+// hold keeps the books open; false if they are closed already.
+func (b *books) hold() bool {
+	for {
+		n := b.holders.Load()
+		if n == 0 {
+			return false
+		}
+		if b.holders.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (b *books) release() {
+	if b.holders.Add(-1) == 0 {
+		b.close()
+	}
+}
+
+// Destruct is called when no generation uses the books any more. Requests may.
+func (b *books) Destruct() error {
+	b.release()
+	return nil
+}
+
+// closeTimeout bounds how long closing waits for a store to take in what is left.
+const closeTimeout = 5 * time.Second
+
+func (b *books) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	log := slog.Default()
+	if err := b.ledger.Close(ctx); err != nil {
+		log.Warn("floway: closing the ledger; what the store lacks is delivered at the next start", "dir", b.settings.log, "error", err)
+	}
+	if err := b.store.release(); err != nil {
+		log.Warn("floway: closing the store", "error", err)
+	}
+}
+
+func init() {
+	// At exit requests that outlive the grace period may still hold books open:
+	// what they have settled is delivered, as far as a few seconds go.
+	caddy.OnExit(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		openBooks.Range(func(_, value any) bool {
+			if b, ok := value.(*books); ok {
+				_ = b.ledger.Flush(ctx)
+			}
+			return true
+		})
+	})
+}
+
+// sharedStore is a store that several ledgers feed.
+type sharedStore struct {
+	usage.Store
+	sink string
+}
+
+// stores are the stores that are open in this process, by their identity.
+var stores = caddy.NewUsagePool()
+
+func shareStore(s settings) (*sharedStore, error) {
+	value, _, err := stores.LoadOrNew(s.sink, func() (caddy.Destructor, error) {
+		store, err := s.openStore()
+		if err != nil {
+			return nil, fmt.Errorf("usage: %w", err)
+		}
+		return &sharedStore{store, s.sink}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value.(*sharedStore), nil
+}
+
+func (s *sharedStore) release() error {
+	_, err := stores.Delete(s.sink)
+	return err
+}
+
+// Destruct closes the store when its last ledger is closed.
+func (s *sharedStore) Destruct() error { return s.Close() }
+
+// generationList holds the apps that were started and not yet cleaned up, the
+// newest last. Reports look here when they are asked for, because admin routes
+// may belong to a configuration that was refused.
+type generationList struct {
+	mu   sync.Mutex
+	apps []*App
+}
+
+var generations generationList
+
+func (g *generationList) started(a *App) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.apps = append(g.apps, a)
+}
+
+func (g *generationList) ended(a *App) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, b := range g.apps {
+		if b == a {
+			g.apps = append(g.apps[:i], g.apps[i+1:]...)
+			return
+		}
+	}
+}

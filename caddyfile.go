@@ -1,0 +1,871 @@
+package floway
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/dustin/go-humanize"
+
+	"github.com/floway/floway/access"
+	"github.com/floway/floway/dialect"
+	"github.com/floway/floway/keypool"
+	"github.com/floway/floway/provider"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("floway", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		handler := new(Handler)
+		return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder("floway", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterGlobalOption("floway", parseGlobalOption)
+}
+
+// UnmarshalCaddyfile reads a floway block:
+//
+//	floway [<matcher>] {
+//		upstream <provider> [<name>] {
+//			key                <secret> [as <label>] [weight <n>]
+//			base_url           <url>
+//			models             <pattern...>
+//			alias              <public> <upstream-model>
+//			dialects           <dialect...>
+//			lb_policy          round_robin | weighted_round_robin | least_conn | random | first | sticky
+//			max_requests       <n>
+//			header_up          [+|-]<field> [<value>]
+//			first_byte_timeout <duration>
+//			idle_timeout       <duration>
+//			transport http {
+//				...
+//			}
+//			<option of the provider> <value>
+//		}
+//		route <public-model-pattern> {
+//			to        [<upstream>/]<model> [weight <n>]
+//			lb_policy <policy>
+//		}
+//		client <name> {
+//			key       <secret | sha256:hex>
+//			group     <name>
+//			groups    <pattern...>
+//			models    <pattern...>
+//			upstreams <name...>
+//			expires   <date | time>
+//		}
+//		anonymous       <client>
+//		lb_retries      <n>
+//		lb_try_duration <duration>
+//		max_body        <size>
+//		max_buffered    <size>
+//		usage embedded [<dir>] {
+//			log         <dir>
+//			durability  process | batch | strict
+//			on_log_full refuse | continue
+//			retention {
+//				hours <duration>
+//				days  <duration>
+//			}
+//		}
+//		usage redis <url> {
+//			username  <name>
+//			password  <secret>
+//			namespace <name>
+//			...
+//		}
+//		usage off
+//	}
+//
+// Blocks are written over several lines. Everything has a default but the
+// upstreams.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if d.NextArg() {
+		return d.Errf("unexpected %q: floway takes no argument but a matcher, and a block", d.Val())
+	}
+	p := newParser(d)
+	for d.NextBlock(0) {
+		name := d.Val()
+		var err error
+		switch name {
+		case "upstream":
+			err = p.upstream(h)
+		case "route":
+			err = p.route(h)
+		case "client":
+			err = p.client(&h.Clients)
+		case "anonymous":
+			if err = p.once(name); err == nil {
+				h.Anonymous, err = p.one(name, "the name of a client")
+			}
+		case "lb_retries":
+			var n int
+			if n, err = p.count(name, 0); err == nil {
+				h.LBRetries = &n
+			}
+		case "lb_try_duration":
+			h.LBTryDuration, err = p.duration(name)
+		case "max_body":
+			h.MaxBody, err = p.size(name)
+		case "max_buffered":
+			h.MaxBuffered, err = p.size(name)
+		case "usage":
+			h.Usage, err = p.usage()
+		default:
+			err = p.unknown(name, "floway")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return p.finish(h)
+}
+
+// parseGlobalOption reads the option that gives every floway block its defaults:
+//
+//	{
+//		floway {
+//			usage  ...
+//			client <name> {
+//				...
+//			}
+//		}
+//	}
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("the global option floway stands here a second time")
+	}
+	d.Next()
+	if d.NextArg() {
+		return nil, d.Errf("unexpected %q: the option floway takes a block and no argument", d.Val())
+	}
+	app := new(App)
+	p := newParser(d)
+	for d.NextBlock(0) {
+		name := d.Val()
+		var err error
+		switch name {
+		case "usage":
+			app.Usage, err = p.usage()
+		case "client":
+			err = p.client(&app.Clients)
+		default:
+			err = p.unknown(name, "the global option floway")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return httpcaddyfile.App{Name: "floway", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// parser reads one block. Its errors say where and what was expected; they never
+// repeat a word that may be a secret.
+type parser struct {
+	*caddyfile.Dispenser
+	seen      map[string]bool // single-valued subdirectives of the block at hand
+	upstreams map[string]bool
+	clients   map[string]bool
+	keys      map[string]string // client keys as they are written, and whose they are
+	later     []func() error    // what can be checked when all was read
+}
+
+func newParser(d *caddyfile.Dispenser) *parser {
+	return &parser{Dispenser: d, seen: map[string]bool{}, upstreams: map[string]bool{}, clients: map[string]bool{}, keys: map[string]string{}}
+}
+
+// finish checks what the order of the lines does not allow to check earlier.
+func (p *parser) finish(h *Handler) error {
+	if len(h.Upstreams) == 0 {
+		return p.Err("a floway block needs at least one upstream")
+	}
+	for _, check := range p.later {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inner runs f with a fresh list of what was seen: for a block within a block.
+func (p *parser) inner(f func() error) error {
+	outer := p.seen
+	p.seen = map[string]bool{}
+	err := f()
+	p.seen = outer
+	return err
+}
+
+// at makes an error about the line that is being read now, to be used later.
+func (p *parser) at() func(format string, args ...any) error {
+	file, line := p.File(), p.Line()
+	return func(format string, args ...any) error {
+		return fmt.Errorf("%s, at %s:%d", fmt.Sprintf(format, args...), file, line)
+	}
+}
+
+func (p *parser) upstream(h *Handler) error {
+	args, err := p.args()
+	switch {
+	case err != nil:
+		return err
+	case len(args) == 0:
+		return p.Errf("upstream: the provider is missing; there are %s", strings.Join(provider.Names(), ", "))
+	case len(args) > 2:
+		return p.Errf("upstream: %d words follow, a provider and a name were expected", len(args))
+	}
+	u := &Upstream{Provider: args[0]}
+	kind, ok := provider.Lookup(u.Provider)
+	if !ok {
+		return p.Errf("upstream: unknown provider %q; there are %s", u.Provider, strings.Join(provider.Names(), ", "))
+	}
+	name := u.Provider
+	if len(args) == 2 {
+		name, u.Name = args[1], args[1]
+	}
+	if !access.WellFormedLabel(name) {
+		return p.Errf("upstream: the name %q must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", name)
+	}
+	if p.upstreams[name] {
+		return p.Errf("upstream: %q is there already; give this one another name: upstream %s <name>", name, u.Provider)
+	}
+	p.upstreams[name] = true
+	h.Upstreams = append(h.Upstreams, u)
+	return p.inner(func() error { return p.upstreamBlock(u, kind) })
+}
+
+func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
+	labels := map[string]bool{}
+	aliases := map[string]bool{}
+	var weighted func(string, ...any) error
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		name := p.Val()
+		var err error
+		switch name {
+		case "key":
+			err = p.upstreamKey(u, kind, labels)
+			if err == nil && u.Keys[len(u.Keys)-1].Weight != 0 && weighted == nil {
+				weighted = p.at()
+			}
+		case "base_url":
+			if err = p.once(name); err == nil {
+				u.BaseURL, err = p.one(name, "an address such as https://api.openai.com/v1")
+			}
+		case "models":
+			u.Models, err = p.more(u.Models, name, "one or more model names or patterns")
+		case "alias":
+			var args []string
+			if args, err = p.args(); err == nil {
+				switch {
+				case len(args) != 2:
+					err = p.Errf("alias: a public name and the upstream's own name were expected, not %d words", len(args))
+				case strings.Contains(args[0], "*"):
+					err = p.Errf("alias: the public name %q is a pattern; an alias is one name", args[0])
+				case aliases[args[0]]:
+					err = p.Errf("alias: %q is there already", args[0])
+				default:
+					aliases[args[0]] = true
+					u.Aliases = append(u.Aliases, Alias{Name: args[0], Model: args[1]})
+				}
+			}
+		case "dialects":
+			if u.Dialects, err = p.more(u.Dialects, name, "one or more of "+strings.Join(dialect.Features, ", ")); err == nil {
+				for _, f := range u.Dialects {
+					if !slices.Contains(dialect.Features, f) {
+						err = p.Errf("dialects: %q is none; there are %s", f, strings.Join(dialect.Features, ", "))
+					}
+				}
+			}
+		case "lb_policy":
+			u.LBPolicy, err = p.policy()
+		case "max_requests":
+			u.MaxRequests, err = p.count(name, 1)
+		case "header_up":
+			err = p.headerUp(u)
+		case "first_byte_timeout":
+			u.FirstByteTimeout, err = p.duration(name)
+		case "idle_timeout":
+			u.IdleTimeout, err = p.duration(name)
+		case "transport":
+			err = p.transport(u)
+		default:
+			err = p.option(u, kind, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if weighted != nil && u.LBPolicy != "" {
+		if _, err := parsePolicy(u.LBPolicy, true); err != nil {
+			return weighted("%s", err)
+		}
+	}
+	return nil
+}
+
+// secretPrefixes are how credentials begin that people take for labels.
+var secretPrefixes = []string{"sk-", "sk_", "gsk_", "xai-", "hf_", "ghp_", "gho_", "ghu_", "github_pat_", "AIza", "r8_", "pplx-"}
+
+func looksSecret(s string) bool {
+	return slices.ContainsFunc(secretPrefixes, func(p string) bool { return strings.HasPrefix(s, p) })
+}
+
+func (p *parser) upstreamKey(u *Upstream, kind provider.Kind, labels map[string]bool) error {
+	const form = "key <secret> [as <label>] [weight <n>]"
+	if kind.Keyless {
+		return p.Errf("key: the provider %s takes no keys", u.Provider)
+	}
+	args, err := p.args()
+	if err != nil {
+		return err
+	}
+	if len(args) == 0 || args[0] == "as" || args[0] == "weight" || args[0] == "" {
+		return p.Errf("key: the secret is missing, perhaps because an environment variable is not set; expected: %s", form)
+	}
+	k := Key{Secret: args[0]}
+	if err := p.secretLength(k.Secret); err != nil {
+		return err
+	}
+	for rest := args[1:]; len(rest) > 0; rest = rest[2:] {
+		if len(rest) == 1 || rest[0] != "as" && rest[0] != "weight" {
+			return p.Errf("key: only `as <label>` and `weight <n>` may follow the secret; expected: %s", form)
+		}
+		switch {
+		case rest[0] == "weight" && k.Weight != 0, rest[0] == "as" && k.Label != "":
+			return p.Errf("key: %s stands in this line twice", rest[0])
+		case rest[0] == "weight":
+			n, err := strconv.Atoi(rest[1])
+			if err != nil || n < 1 {
+				return p.Errf("key: the weight must be a whole number above 0")
+			}
+			k.Weight = n
+		case looksSecret(rest[1]):
+			return p.Errf("key: the label looks like a secret; expected: %s", form)
+		case !access.WellFormedLabel(rest[1]):
+			return p.Errf("key: the label must be 1 to 32 of the characters A-Z a-z 0-9 . _ - and is written as it is, without placeholders")
+		default:
+			k.Label = rest[1]
+		}
+	}
+	label := k.Label
+	if label == "" {
+		label = fmt.Sprintf("key%d", len(u.Keys)+1)
+	}
+	if labels[label] {
+		return p.Errf("key: the label %s is there already", label)
+	}
+	labels[label] = true
+	u.Keys = append(u.Keys, k)
+	return nil
+}
+
+// secretLength refuses words that are too short to be secrets, as far as can be
+// seen before placeholders are replaced.
+func (p *parser) secretLength(s string) error {
+	if !strings.Contains(s, "{") && len(s) < minSecret {
+		return p.Errf("key: the secret is shorter than %d characters; is an environment variable unset?", minSecret)
+	}
+	return nil
+}
+
+func (p *parser) headerUp(u *Upstream) error {
+	args, err := p.args()
+	if err != nil {
+		return err
+	}
+	if len(args) != 1 && len(args) != 2 || len(args) == 1 && !strings.HasPrefix(args[0], "-") {
+		return p.Err("header_up: expected: header_up [+]<field> <value>, or header_up -<field>")
+	}
+	if strings.HasPrefix(args[0], "-") && len(args) == 2 {
+		return p.Err("header_up: a field that is taken out has no value")
+	}
+	if u.Headers == nil {
+		u.Headers = new(headers.HeaderOps)
+	}
+	value := ""
+	if len(args) == 2 {
+		value = args[1]
+	}
+	if err := headers.CaddyfileHeaderOp(u.Headers, args[0], value, nil); err != nil {
+		return p.Errf("header_up: %v", err)
+	}
+	return nil
+}
+
+// refusedTransport are options of Caddy's transport that floway has its own for.
+var refusedTransport = map[string]string{
+	"response_header_timeout": "write first_byte_timeout in the upstream block instead",
+	"read_timeout":            "write idle_timeout in the upstream block instead",
+	"proxy_protocol":          "there is no client connection to speak of",
+}
+
+func (p *parser) transport(u *Upstream) error {
+	if err := p.once("transport"); err != nil {
+		return err
+	}
+	if !p.NextArg() || p.Val() != "http" {
+		return p.Err("transport: expected: transport http, and its block")
+	}
+	// Look for what is refused first, so that the error has its own line.
+	look := p.NewFromNextSegment()
+	for look.Next() {
+		for nesting := look.Nesting(); look.NextBlock(nesting); {
+			if instead, ok := refusedTransport[look.Val()]; ok {
+				return look.Errf("transport: %s does not belong here: %s", look.Val(), instead)
+			}
+		}
+	}
+	mod, err := caddyfile.UnmarshalModule(p.Dispenser, "http.reverse_proxy.transport.http")
+	if err != nil {
+		return err
+	}
+	if _, ok := mod.(http.RoundTripper); !ok {
+		return p.Errf("transport: %T is no transport", mod)
+	}
+	u.TransportRaw = caddyconfig.JSONModuleObject(mod, "protocol", "http", nil)
+	return nil
+}
+
+// option reads a subdirective of the provider's own.
+func (p *parser) option(u *Upstream, kind provider.Kind, name string) error {
+	if slices.Contains(kind.Options, name) {
+		if err := p.once(name); err != nil {
+			return err
+		}
+		args, err := p.args()
+		if err != nil {
+			return err
+		}
+		if len(args) == 0 {
+			return p.Errf("%s: a value is missing", name)
+		}
+		if u.Options == nil {
+			u.Options = map[string][]string{}
+		}
+		u.Options[name] = args
+		return nil
+	}
+	for _, other := range provider.Names() {
+		if k, _ := provider.Lookup(other); slices.Contains(k.Options, name) {
+			return p.Errf("%s is an option of the provider %s, not of %s", name, other, u.Provider)
+		}
+	}
+	return p.unknown(name, "an upstream")
+}
+
+func (p *parser) route(h *Handler) error {
+	model, err := p.one("route", "the public name of a model, or a pattern of names")
+	if err != nil {
+		return err
+	}
+	for _, other := range h.Routes {
+		if other.Model == model {
+			return p.Errf("route: %q is there already", model)
+		}
+	}
+	r := &Route{Model: model}
+	h.Routes = append(h.Routes, r)
+	here := p.at()
+	return p.inner(func() error {
+		var weighted func(string, ...any) error
+		for nesting := p.Nesting(); p.NextBlock(nesting); {
+			name := p.Val()
+			switch name {
+			case "to":
+				t, err := p.target()
+				if err != nil {
+					return err
+				}
+				if t.Weight != 0 && weighted == nil {
+					weighted = p.at()
+				}
+				r.To = append(r.To, t)
+			case "lb_policy":
+				if r.LBPolicy, err = p.policy(); err != nil {
+					return err
+				}
+			default:
+				return p.unknown(name, "a route")
+			}
+		}
+		if len(r.To) == 0 {
+			return here("route %s: it has no target; write at least one line: to <upstream>/<model>", model)
+		}
+		if weighted != nil && r.LBPolicy != "" {
+			if _, err := parsePolicy(r.LBPolicy, true); err != nil {
+				return weighted("%s", err)
+			}
+		}
+		return nil
+	})
+}
+
+func (p *parser) target() (Target, error) {
+	const form = "to [<upstream>/]<model> [weight <n>]"
+	args, err := p.args()
+	if err != nil {
+		return Target{}, err
+	}
+	if len(args) != 1 && (len(args) != 3 || args[1] != "weight") {
+		return Target{}, p.Errf("to: expected: %s", form)
+	}
+	t := Target{Target: args[0]}
+	if len(args) == 3 {
+		n, err := strconv.Atoi(args[2])
+		if err != nil || n < 1 {
+			return t, p.Errf("to: the weight must be a whole number above 0, not %q", args[2])
+		}
+		t.Weight = n
+	}
+	upstream, model, ok := strings.Cut(t.Target, "/")
+	if !ok {
+		model = upstream
+	}
+	switch {
+	case model == "" || upstream == "":
+		return t, p.Errf("to: %q lacks a part; expected: %s", t.Target, form)
+	case model != "*" && strings.Contains(model, "*"):
+		return t, p.Errf("to: %q is a pattern; a target is one model, or * alone for the name that was asked for", t.Target)
+	}
+	if ok {
+		here := p.at()
+		p.later = append(p.later, func() error {
+			if !p.upstreams[upstream] {
+				return here("to: there is no upstream %q; before the first slash stands always an upstream's name", upstream)
+			}
+			return nil
+		})
+	}
+	return t, nil
+}
+
+func (p *parser) client(list *[]*Client) error {
+	name, err := p.one("client", "a name")
+	if err != nil {
+		return err
+	}
+	switch {
+	case looksSecret(name):
+		return p.Err("client: the name looks like a secret; write the key on a line of its own: key <secret>")
+	case !access.WellFormedLabel(name):
+		return p.Errf("client: the name %q must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", name)
+	case p.clients[name]:
+		return p.Errf("client: %q is there already", name)
+	}
+	p.clients[name] = true
+	c := &Client{Name: name}
+	*list = append(*list, c)
+	return p.inner(func() error { return p.clientBlock(c) })
+}
+
+func (p *parser) clientBlock(c *Client) error {
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		name := p.Val()
+		var err error
+		switch name {
+		case "key":
+			err = p.clientKey(c)
+		case "group":
+			if err = p.once(name); err == nil {
+				if c.Group, err = p.one(name, "a name"); err == nil && !access.WellFormedGroup(c.Group) {
+					err = p.Errf("group: %q must be 1 to 64 of the characters A-Z a-z 0-9 . _ : -", c.Group)
+				}
+			}
+		case "groups":
+			if c.Groups, err = p.more(c.Groups, name, "one or more names or patterns"); err == nil {
+				for _, g := range c.Groups {
+					if !access.WellFormedGroup(strings.ReplaceAll(g, "*", "x")) {
+						err = p.Errf("groups: %q can match no group: a group is 1 to 64 of the characters A-Z a-z 0-9 . _ : -", g)
+					}
+				}
+			}
+		case "models":
+			c.Models, err = p.more(c.Models, name, "one or more model names or patterns")
+		case "upstreams":
+			if c.Upstreams, err = p.more(c.Upstreams, name, "one or more names of upstreams"); err == nil {
+				here, names := p.at(), slices.Clone(c.Upstreams)
+				p.later = append(p.later, func() error {
+					for _, u := range names {
+						if !p.upstreams[u] {
+							return here("upstreams: there is no upstream %q", u)
+						}
+					}
+					return nil
+				})
+			}
+		case "expires":
+			if err = p.once(name); err == nil {
+				if c.Expires, err = p.one(name, "a date such as 2027-12-31"); err == nil {
+					if _, bad := parseExpiry(c.Expires); bad != nil {
+						err = p.Err(bad.Error())
+					}
+				}
+			}
+		default:
+			err = p.unknown(name, "a client")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *parser) clientKey(c *Client) error {
+	args, err := p.args()
+	switch {
+	case err != nil:
+		return err
+	case len(args) == 0 || args[0] == "":
+		return p.Err("key: the secret is missing, perhaps because an environment variable is not set; expected: key <secret | sha256:hex>")
+	case len(args) > 1:
+		return p.Errf("key: %d words follow, one was expected: key <secret | sha256:hex>; further keys stand on lines of their own", len(args))
+	case strings.HasPrefix(args[0], "sha256:"):
+		if _, err := access.ParseDigest(strings.TrimPrefix(args[0], "sha256:")); err != nil && !strings.Contains(args[0], "{") {
+			return p.Errf("key: %v", err)
+		}
+	default:
+		if err := p.secretLength(args[0]); err != nil {
+			return err
+		}
+	}
+	if other, taken := p.keys[args[0]]; taken {
+		return p.Errf("key: the client %s has this key already; a key belongs to one client", other)
+	}
+	p.keys[args[0]] = c.Name
+	c.Keys = append(c.Keys, args[0])
+	return nil
+}
+
+func (p *parser) usage() (*Usage, error) {
+	if err := p.once("usage"); err != nil {
+		return nil, err
+	}
+	args, err := p.args()
+	if err != nil {
+		return nil, err
+	}
+	if len(args) == 0 {
+		return nil, p.Err("usage: expected: usage embedded [<dir>], usage redis <url>, or usage off")
+	}
+	u := &Usage{Store: args[0]}
+	switch {
+	case u.Store == storeEmbedded && len(args) <= 2:
+		if len(args) == 2 {
+			u.Dir = args[1]
+		}
+	case u.Store == storeRedis && len(args) == 2:
+		u.URL = args[1]
+	case u.Store == storeOff && len(args) == 1:
+	case u.Store == storeRedis:
+		return nil, p.Err("usage: expected: usage redis <url>, such as redis://127.0.0.1:6379")
+	case u.Store == storeEmbedded || u.Store == storeOff:
+		return nil, p.Errf("usage %s: too many words follow", u.Store)
+	default:
+		return nil, p.Errf("usage: %q is not a store; there are embedded, redis and off", u.Store)
+	}
+	err = p.inner(func() error { return p.usageBlock(u) })
+	return u, err
+}
+
+func (p *parser) usageBlock(u *Usage) error {
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		name := p.Val()
+		if u.Store == storeOff {
+			return p.Errf("usage off: there is nothing to say of an account that is not kept, such as %s", name)
+		}
+		if err := p.once(name); err != nil {
+			return err
+		}
+		var err error
+		switch name {
+		case "log":
+			u.Log, err = p.one(name, "a directory")
+		case "durability":
+			u.Durability, err = p.choice(name, "process", "batch", "strict")
+		case "on_log_full":
+			u.OnLogFull, err = p.choice(name, "refuse", "continue")
+		case "retention":
+			err = p.inner(func() error { return p.retention(u) })
+		case "username", "password", "namespace":
+			if u.Store != storeRedis {
+				return p.Errf("%s belongs to usage redis", name)
+			}
+			switch name {
+			case "username":
+				u.Username, err = p.one(name, "a name")
+			case "password":
+				u.Password, err = p.one(name, "the password; is an environment variable unset?")
+			default:
+				u.Namespace, err = p.one(name, "a name")
+			}
+		default:
+			err = p.unknown(name, "usage "+u.Store)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *parser) retention(u *Usage) error {
+	if args, err := p.args(); err != nil || len(args) > 0 {
+		if err != nil {
+			return err
+		}
+		return p.Err("retention: expected: a block with hours <duration> and days <duration>")
+	}
+	for nesting := p.Nesting(); p.NextBlock(nesting); {
+		name := p.Val()
+		var err error
+		switch name {
+		case "hours":
+			u.KeepHours, err = p.duration(name)
+		case "days":
+			u.KeepDays, err = p.duration(name)
+		default:
+			err = p.unknown(name, "retention")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *parser) policy() (string, error) {
+	if err := p.once("lb_policy"); err != nil {
+		return "", err
+	}
+	name, err := p.one("lb_policy", "round_robin, weighted_round_robin, least_conn, random, first or sticky")
+	if err != nil {
+		return "", err
+	}
+	if _, err := keypool.ParsePolicy(name); err != nil {
+		return "", p.Errf("lb_policy: %v", err)
+	}
+	return name, nil
+}
+
+// args returns the words behind a subdirective, and catches blocks that were
+// written on one line.
+func (p *parser) args() ([]string, error) {
+	args := p.RemainingArgs()
+	if slices.Contains(args, "}") || slices.Contains(args, "{") {
+		return nil, p.Err("a brace stands among other words: blocks are written over several lines, the closing brace on its own")
+	}
+	return args, nil
+}
+
+// once refuses a subdirective that is there already.
+func (p *parser) once(name string) error {
+	if p.seen[name] {
+		return p.Errf("%s stands in this block a second time", name)
+	}
+	p.seen[name] = true
+	return nil
+}
+
+func (p *parser) one(name, what string) (string, error) {
+	args, err := p.args()
+	switch {
+	case err != nil:
+		return "", err
+	case len(args) != 1 || args[0] == "":
+		return "", p.Errf("%s: %d words follow, one was expected: %s", name, len(args), what)
+	}
+	return args[0], nil
+}
+
+func (p *parser) more(list []string, name, what string) ([]string, error) {
+	args, err := p.args()
+	switch {
+	case err != nil:
+		return nil, err
+	case len(args) == 0:
+		return nil, p.Errf("%s: nothing follows, expected were %s", name, what)
+	}
+	for _, a := range args {
+		if a == "" {
+			return nil, p.Errf("%s: a word is empty, expected were %s", name, what)
+		}
+		if slices.Contains(list, a) {
+			return nil, p.Errf("%s: %q is there already", name, a)
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+func (p *parser) choice(name string, words ...string) (string, error) {
+	word, err := p.one(name, strings.Join(words, ", "))
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(words, word) {
+		return "", p.Errf("%s: %q was not expected; there are %s", name, word, strings.Join(words, ", "))
+	}
+	return word, nil
+}
+
+func (p *parser) count(name string, least int) (int, error) {
+	if err := p.once(name); err != nil {
+		return 0, err
+	}
+	word, err := p.one(name, "a whole number")
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(word)
+	if err != nil || n < least {
+		return 0, p.Errf("%s: %q is not a whole number of %d or more", name, word, least)
+	}
+	return n, nil
+}
+
+func (p *parser) duration(name string) (caddy.Duration, error) {
+	if err := p.once(name); err != nil {
+		return 0, err
+	}
+	word, err := p.one(name, "a duration such as 30s, 5m or 7d")
+	if err != nil {
+		return 0, err
+	}
+	d, err := caddy.ParseDuration(word)
+	if err != nil || d <= 0 {
+		return 0, p.Errf("%s: %q is not a duration above zero, such as 30s, 5m or 7d", name, word)
+	}
+	return caddy.Duration(d), nil
+}
+
+func (p *parser) size(name string) (int64, error) {
+	if err := p.once(name); err != nil {
+		return 0, err
+	}
+	word, err := p.one(name, "a size such as 64MiB")
+	if err != nil {
+		return 0, err
+	}
+	n, err := humanize.ParseBytes(word)
+	if err != nil || n == 0 || n > 1<<40 {
+		return 0, p.Errf("%s: %q is not a size above zero, such as 64MiB", name, word)
+	}
+	return int64(n), nil
+}
+
+func (p *parser) unknown(name, where string) error {
+	return p.Errf("unrecognized subdirective %q in %s", name, where)
+}
+
+var (
+	_ caddyfile.Unmarshaler = (*Handler)(nil)
+)

@@ -1,0 +1,116 @@
+package floway
+
+import (
+	"errors"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/floway/floway/usage"
+)
+
+// The collectors are made once for the process, so that they keep their counts
+// over reloads. Their labels are names that the configuration spells.
+var (
+	attemptsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "floway", Name: "attempts_total",
+		Help: "Attempts at upstreams that have ended, by outcome.",
+	}, []string{"upstream", "operation", "outcome"})
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "floway", Name: "requests_total",
+		Help: "Requests that were sent to an upstream and have ended, by the outcome of their last attempt.",
+	}, []string{"client", "operation", "outcome"})
+	tokensTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "floway", Name: "tokens_total",
+		Help: "Tokens used, by kind: input, cache_read, cache_write or output.",
+	}, []string{"upstream", "kind"})
+	firstByteSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: "floway", Name: "first_byte_seconds",
+		Help:    "Time from sending an attempt to its first content.",
+		Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
+	}, []string{"upstream"})
+	durationSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: "floway", Name: "duration_seconds",
+		Help:    "Time from sending an attempt to its end.",
+		Buckets: prometheus.ExponentialBuckets(0.01, 2, 16),
+	}, []string{"upstream"})
+)
+
+// stateCollector tells values that are read when they are asked for.
+type stateCollector struct{ keys, lag, unrecorded *prometheus.Desc }
+
+var states = stateCollector{
+	keys:       prometheus.NewDesc("caddy_floway_keys", "Keys of an upstream by their state.", []string{"upstream", "state"}, nil),
+	lag:        prometheus.NewDesc("caddy_floway_ledger_lag_records", "Records that the store has not yet taken in.", []string{"log"}, nil),
+	unrecorded: prometheus.NewDesc("caddy_floway_unrecorded_total", "Attempts that could not be recorded.", []string{"log"}, nil),
+}
+
+func (s stateCollector) Describe(out chan<- *prometheus.Desc) {
+	out <- s.keys
+	out <- s.lag
+	out <- s.unrecorded
+}
+
+func (s stateCollector) Collect(out chan<- prometheus.Metric) {
+	counts := map[[2]string]int{}
+	for _, h := range generations.handlers() {
+		for _, u := range h.Upstreams {
+			for _, k := range u.upstream.Pool.States() {
+				counts[[2]string{u.Name, k.State.String()}]++
+			}
+		}
+	}
+	for k, n := range counts {
+		out <- prometheus.MustNewConstMetric(s.keys, prometheus.GaugeValue, float64(n), k[0], k[1])
+	}
+	openBooks.Range(func(key, value any) bool {
+		if b, ok := value.(*books); ok {
+			st := b.ledger.Stats()
+			out <- prometheus.MustNewConstMetric(s.lag, prometheus.GaugeValue, float64(st.LagRecords), key.(string))
+			out <- prometheus.MustNewConstMetric(s.unrecorded, prometheus.CounterValue, float64(st.Unrecorded), key.(string))
+		}
+		return true
+	})
+}
+
+// registerMetrics registers the collectors in the configuration's registry. A
+// second handler of the same configuration finds them there already.
+func registerMetrics(ctx caddy.Context) error {
+	registry := ctx.GetMetricsRegistry()
+	if registry == nil {
+		return nil
+	}
+	for _, c := range []prometheus.Collector{attemptsTotal, requestsTotal, tokensTotal, firstByteSeconds, durationSeconds, states} {
+		if err := registry.Register(c); err != nil {
+			var already prometheus.AlreadyRegisteredError
+			if !errors.As(err, &already) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settled counts an attempt that has ended.
+func settled(r *usage.Record) {
+	outcome := r.Outcome.String()
+	attemptsTotal.WithLabelValues(r.Upstream, r.Operation, outcome).Inc()
+	if r.Final {
+		requestsTotal.WithLabelValues(r.Client, r.Operation, outcome).Inc()
+	}
+	for _, t := range [...]struct {
+		kind string
+		n    int64
+	}{
+		{"input", r.Tokens.Input}, {"cache_read", r.Tokens.CacheRead},
+		{"cache_write", r.Tokens.CacheWrite + r.Tokens.CacheWrite1h}, {"output", r.Tokens.Output},
+	} {
+		if t.n > 0 {
+			tokensTotal.WithLabelValues(r.Upstream, t.kind).Add(float64(t.n))
+		}
+	}
+	if r.FirstByte > 0 {
+		firstByteSeconds.WithLabelValues(r.Upstream).Observe(r.FirstByte.Seconds())
+	}
+	durationSeconds.WithLabelValues(r.Upstream).Observe(r.Duration.Seconds())
+}
