@@ -1,0 +1,3 @@
+module github.com/floway/floway/bench
+
+go 1.26.0

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// scenario is one kind of load.
+type scenario struct {
+	name     string
+	about    string
+	conns    int    // connections, each with one request at a time
+	messages string // the request's messages, as JSON
+	script   script // what the upstream does
+	stream   bool
+	askUsage bool // the client asks for usage in the stream
+	// targets are what floway has promised relative to reverse_proxy.
+	targets []target
+}
+
+// target bounds the ratio of a measure of one system to another's. It is shown
+// where a table has both.
+type target struct {
+	system, base string
+	measure      measure
+	most         bool // the bound is an upper one
+	bound        float64
+}
+
+func atMost(m measure, bound float64) target  { return target{"floway", "caddy", m, true, bound} }
+func atLeast(m measure, bound float64) target { return target{"floway", "caddy", m, false, bound} }
+
+// accounting bounds what an exact account may cost.
+var accounting = []target{
+	{"floway", "floway-off", cpuPerAnswer, true, 1.05},
+	{"floway-redis", "floway-off", cpuPerAnswer, true, 1.05},
+}
+
+var (
+	smallMessages = conversation(2, 500)
+	textMessages  = conversation(40, 5_000)
+	imageMessages = picture(1 << 20)
+)
+
+var scenarios = []scenario{
+	{
+		name: "small", about: "chat, 1 KB in and out",
+		conns: 32, messages: smallMessages,
+		targets: append([]target{atMost(cpuPerAnswer, 0.70), atLeast(answersPerSecond, 1.4)}, accounting...),
+	},
+	{
+		name: "small1", about: "chat, 1 KB in and out, one after the other",
+		conns: 1, messages: smallMessages,
+		targets: []target{atMost(latency50, 1.0)},
+	},
+	{
+		name: "small256", about: "chat, 1 KB in and out",
+		conns: 256, messages: smallMessages,
+		targets: append([]target{{"floway", "caddy-auth", cpuPerAnswer, true, 0.75}}, accounting...),
+	},
+	{
+		name: "wait256", about: "chat, 1 KB in and out, the upstream takes 50 ms",
+		conns: 256, messages: smallMessages, script: script{wait: 50 * time.Millisecond},
+		targets: []target{{"floway", "direct", answersPerSecond, false, 0.75}},
+	},
+	{
+		name: "text", about: "chat of 40 messages, 200 KB in, 1 KB out",
+		conns: 16, messages: textMessages,
+		targets: []target{atMost(cpuPerAnswer, 1.05)},
+	},
+	{
+		name: "image", about: "chat with an image, 1 MB in, 1 KB out",
+		conns: 16, messages: imageMessages,
+		targets: []target{atMost(cpuPerAnswer, 1.05)},
+	},
+	{
+		name: "stream", about: "streams of 100 chunks at once, after 50 ms",
+		conns: 32, messages: smallMessages, stream: true, askUsage: true,
+		script:  script{chunks: 100, wait: 50 * time.Millisecond},
+		targets: []target{atMost(firstByteAdded50, 1.0)},
+	},
+	{
+		name: "stream-unasked", about: "as stream, but the client does not ask for usage: the gateway has to, and to hide it",
+		conns: 32, messages: smallMessages, stream: true,
+		script: script{chunks: 100, wait: 50 * time.Millisecond},
+	},
+	{
+		name: "streams250", about: "streams of 50 chunks, 20 ms apart",
+		conns: 250, messages: smallMessages, stream: true, askUsage: true,
+		script: script{chunks: 50, gap: 20 * time.Millisecond, wait: 20 * time.Millisecond},
+		targets: []target{
+			atMost(cpuPerAnswer, 0.95), atMost(firstByteAdded99, 0.9), atMost(chunkLag99, 0.9),
+		},
+	},
+	{
+		name: "streams1000", about: "streams of 50 chunks, 20 ms apart",
+		conns: 1000, messages: smallMessages, stream: true, askUsage: true,
+		script:  script{chunks: 50, gap: 20 * time.Millisecond, wait: 20 * time.Millisecond},
+		targets: []target{atMost(cpuPerAnswer, 1.10), atMost(peakRSS, 0.85)},
+	},
+}
+
+// quick are the scenarios that run unless others are named.
+var quick = []string{"small", "text", "image", "stream"}
+
+func findScenarios(list string) ([]*scenario, error) {
+	names := strings.Split(list, ",")
+	switch list {
+	case "quick":
+		names = quick
+	case "all":
+		names = nil
+		for i := range scenarios {
+			names = append(names, scenarios[i].name)
+		}
+	}
+	var found []*scenario
+	for _, name := range names {
+		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("unknown scenario %q", name)
+		}
+		if slices.Contains(found, &scenarios[i]) {
+			return nil, fmt.Errorf("scenario %q is named twice", name)
+		}
+		found = append(found, &scenarios[i])
+	}
+	return found, nil
+}
+
+// conversation is n messages of about size bytes each, with the escapes that
+// source code and prose bring along.
+func conversation(n, size int) string {
+	const text = `func main() {\n\tfmt.Println(\"h\u00e9llo, wörld\")\n}\nWhat does this program print, and why? `
+	var b strings.Builder
+	b.WriteString(`[{"role":"system","content":"You are a careful reader."}`)
+	for i := range n {
+		role := "user"
+		if i%2 == 1 {
+			role = "assistant"
+		}
+		fmt.Fprintf(&b, `,{"role":"%s","content":"`, role)
+		for range max(1, size/len(text)) {
+			b.WriteString(text)
+		}
+		b.WriteString(`"}`)
+	}
+	b.WriteByte(']')
+	return b.String()
+}
+
+// picture is one message with an image of size bytes in base64.
+func picture(size int) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	data := make([]byte, size)
+	x := uint32(1)
+	for i := range data {
+		x = x*1664525 + 1013904223
+		data[i] = alphabet[x>>26]
+	}
+	return `[{"role":"user","content":[{"type":"text","text":"What is in this picture?"},` +
+		`{"type":"image_url","image_url":{"url":"data:image/png;base64,` + string(data) + `","detail":"auto"}}]}]`
+}
