@@ -1,0 +1,237 @@
+package harness
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Config says how a gateway is set up. In its texts, DIR stands for the
+// gateway's directory and PORT for the port of its site; Vars adds more such
+// words.
+type Config struct {
+	// Global are lines of the global options, besides those of the harness.
+	Global string
+	// Site is the address of the site. Default: http://127.0.0.1:PORT.
+	Site string
+	// Before are directives of the site that stand before floway's.
+	Before string
+	// Floway is the inside of the floway block.
+	Floway string
+	// Rest are sites besides the gateway's.
+	Rest string
+	// Quiet keeps the log short; otherwise it has everything that Caddy can tell.
+	Quiet bool
+	Vars map[string]string
+	// Env is added to the environment, as NAME=value.
+	Env []string
+}
+
+// Gateway is a Caddy with floway that runs.
+type Gateway struct {
+	// URL is the site's, without a path. Admin is the admin endpoint's.
+	URL, Admin string
+	// Dir is its own directory, Port that of the site.
+	Dir  string
+	Port int
+
+	config Config
+	admin  int
+	proc   *process
+	log    *logbook
+}
+
+// StartGateway starts a gateway and waits until it says that it is healthy. The
+// end of the test stops it, and checks that it ends cleanly and has written no
+// secret into its log.
+func StartGateway(t testing.TB, c Config) *Gateway {
+	t.Helper()
+	g := &Gateway{Dir: t.TempDir(), Port: FreePort(t), admin: FreePort(t), config: c, log: &logbook{}}
+	g.Admin = "http://127.0.0.1:" + strconv.Itoa(g.admin)
+	g.URL = g.fill("http://127.0.0.1:PORT")
+	if strings.HasPrefix(c.Site, "https://") {
+		g.URL = g.fill(c.Site)
+	}
+	t.Cleanup(func() { g.finish(t) })
+	g.Start(t)
+	return g
+}
+
+// Start starts the gateway again after Kill or Stop, with the same directory and
+// ports.
+func (g *Gateway) Start(t testing.TB) {
+	t.Helper()
+	path, err := caddy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(g.Dir, "Caddyfile")
+	if err := os.WriteFile(file, []byte(g.caddyfile(g.config)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := append([]string{
+		"HOME=" + g.Dir,
+		"XDG_DATA_HOME=" + filepath.Join(g.Dir, "data"),
+		"XDG_CONFIG_HOME=" + filepath.Join(g.Dir, "config"),
+		"GORACE=halt_on_error=0",
+	}, g.config.Env...)
+	g.proc, err = launch("caddy", g.log, nil, env, path, "run", "--config", file, "--adapter", "caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The certificate is of no interest here, and perhaps not there yet.
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: g.host()}}}
+	defer client.CloseIdleConnections()
+	g.proc.until(t, "healthy", func() error {
+		req, err := http.NewRequest("GET", g.onLoopback()+"/floway/health", nil)
+		if err != nil {
+			return err
+		}
+		req.Host = g.hostPort()
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("GET /floway/health: %s: %s", resp.Status, body)
+		}
+		return nil
+	})
+}
+
+// onLoopback is the URL with the address instead of a name.
+func (g *Gateway) onLoopback() string {
+	scheme, _, _ := strings.Cut(g.URL, "://")
+	return scheme + "://127.0.0.1:" + strconv.Itoa(g.Port)
+}
+
+func (g *Gateway) hostPort() string {
+	_, host, _ := strings.Cut(g.URL, "://")
+	return host
+}
+
+func (g *Gateway) host() string {
+	host, _, _ := strings.Cut(g.hostPort(), ":")
+	return host
+}
+
+// fill puts in what the words of a Config stand for.
+func (g *Gateway) fill(text string) string {
+	pairs := []string{"DIR", g.Dir, "PORT", strconv.Itoa(g.Port)}
+	for word, value := range g.config.Vars {
+		pairs = append(pairs, word, value)
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+func (g *Gateway) caddyfile(c Config) string {
+	site := c.Site
+	if site == "" {
+		site = "http://127.0.0.1:PORT"
+	}
+	global := c.Global
+	if !strings.Contains(global, "auto_https") && !strings.HasPrefix(site, "https://") {
+		global += "\n\tauto_https off"
+	}
+	if !strings.Contains(global, "grace_period") {
+		global += "\n\tgrace_period 5s"
+	}
+	if !c.Quiet {
+		global += "\n\tdebug"
+	}
+	return g.fill("{\n\tadmin 127.0.0.1:" + strconv.Itoa(g.admin) + "\n\tskip_install_trust\n" + global + "\n}\n" +
+		site + " {\n" + c.Before + "\n\tfloway {\n" + c.Floway + "\n\t}\n}\n" + c.Rest)
+}
+
+// Reload loads another configuration through the admin endpoint. It returns the
+// error with which Caddy refuses it.
+func (g *Gateway) Reload(t testing.TB, c Config) error {
+	t.Helper()
+	c.Vars = g.config.Vars
+	resp, err := http.Post(g.Admin+"/load", "text/caddyfile", strings.NewReader(g.caddyfile(c)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(string(body))
+	}
+	env := g.config.Env
+	g.config = c
+	g.config.Env = env
+	return nil
+}
+
+// Kill ends the gateway as a crash would.
+func (g *Gateway) Kill() { g.proc.signal(syscall.SIGKILL) }
+
+// Stop ends the gateway politely and returns how it ended.
+func (g *Gateway) Stop() error { return g.proc.signal(syscall.SIGTERM) }
+
+// Log is what the gateway has written.
+func (g *Gateway) Log() string { return g.log.String() }
+
+// Files is the number of descriptors that the gateway has open; -1 where the
+// system does not tell.
+func (g *Gateway) Files() int {
+	entries, err := os.ReadDir("/proc/" + strconv.Itoa(g.proc.cmd.Process.Pid) + "/fd")
+	if err != nil {
+		return -1
+	}
+	return len(entries)
+}
+
+// CertPool trusts Caddy's own authority of this gateway, once it exists.
+func (g *Gateway) CertPool(t testing.TB) *x509.CertPool {
+	t.Helper()
+	pool := x509.NewCertPool()
+	Eventually(t, func() error {
+		pem, err := os.ReadFile(filepath.Join(g.Dir, "data/caddy/pki/authorities/local/root.crt"))
+		if err == nil && !pool.AppendCertsFromPEM(pem) {
+			err = errors.New("no certificate in root.crt")
+		}
+		return err
+	})
+	return pool
+}
+
+// secret is what keys look like in these tests.
+var secret = regexp.MustCompile(`sk-(mock|client)-[a-z]+-[0-9]+`)
+
+// finish stops the gateway at the end of a test and looks at what it left.
+func (g *Gateway) finish(t testing.TB) {
+	if g.proc != nil && !g.proc.ended() {
+		if err := g.Stop(); err != nil {
+			t.Errorf("the gateway ended with: %v", err)
+		}
+	}
+	log := []byte(g.Log())
+	for _, bad := range []string{"WARNING: DATA RACE", "panic:", "\"panic", "fatal error:"} {
+		if i := bytes.Index(log, []byte(bad)); i >= 0 {
+			t.Errorf("%s in the gateway's log:\n%s", bad, log[i:min(len(log), i+8000)])
+		}
+	}
+	if found := secret.FindIndex(log); found != nil {
+		t.Errorf("a secret is in the gateway's log: %s", log[max(0, found[0]-300):min(len(log), found[1]+100)])
+	}
+	if t.Failed() {
+		t.Logf("the gateway's log:\n%s", g.log.tail())
+	}
+}
