@@ -370,14 +370,16 @@ func (l *lines) next() (line span, ok bool) {
 	}
 	after := line.end + 1
 	switch {
-	case line.end == len(l.p):
-		// No end of a line.
+	case line.end == len(l.p): // no end of a line
 		l.pos = len(l.p)
 		return line, l.last && !line.blank()
-	case line.end < l.lf && after == l.lf:
-		after++ // CR LF
-	case line.end < l.lf && after == len(l.p) && !l.last:
-		return line, false // the LF that belongs to the CR may follow
+	case line.end == l.lf:
+	case after == len(l.p):
+		if !l.last {
+			return line, false // the LF that belongs to the CR may follow
+		}
+	case after == l.lf: // CR LF
+		after++
 	}
 	l.pos = after
 	return line, true
@@ -480,6 +482,7 @@ func (a *Answer) passLine(p []byte) {
 	switch l.kind {
 	case lineData:
 		a.m.feed(p)
+		a.m.keepLoose() // p may be over before the event is
 		a.Bytes += int64(len(p))
 	case lineName:
 		l.nameLen += copy(l.name[l.nameLen:], p)

@@ -91,22 +91,29 @@ var chatFormat = format{
 		objChoices: "choices", objGroq: "x_groq",
 	},
 	idle: func(_, data []byte) bool {
-		return !has(data, `"usage"`) && !has(data, `"finish_reason"`) && !has(data, `"error"`) && !has(data, `"x_groq"`)
+		return !has(data, `"`, `usage"`) && !has(data, `"finish`, `_reason"`) &&
+			!has(data, `"er`, `ror"`) && !has(data, `"`, `x_groq"`)
 	},
 	take: takeChat,
 	read: readObject,
 }
 
-// has says whether data may have a member of that quoted name that is not null.
-// The name cannot stand in a text, where its quotes would be escaped.
-func has(data []byte, name string) bool {
-	for {
-		i := bytes.Index(data, []byte(name))
+// has says whether data may have a member of a name that is not null. The name
+// stands between quotes, which are escaped where it is part of a text. It comes
+// in two parts, of which the second begins with a letter that is rare: that is
+// what the search goes for.
+func has(data []byte, before, after string) bool {
+	for from := 0; ; {
+		i := bytes.Index(data[from:], []byte(after))
 		if i < 0 {
 			return false
 		}
-		data = data[i+len(name):]
-		rest := trimBlanks(data)
+		i += from
+		from = i + len(after)
+		if !bytes.HasSuffix(data[:i], []byte(before)) {
+			continue
+		}
+		rest := trimBlanks(data[from:])
 		if len(rest) > 0 && rest[0] == ':' {
 			rest = trimBlanks(rest[1:])
 		}
@@ -363,7 +370,7 @@ func takeGemini(a *Answer, _ []byte) (hidden bool) {
 	}
 	// There is no terminal event: the last candidate has a reason to finish, and
 	// a prompt that was refused has none.
-	refused := has(a.m.at(objFeedback).raw, `"blockReason"`)
+	refused := has(a.m.at(objFeedback).raw, `"block`, `Reason"`)
 	a.Content = a.Content || refused || a.m.entered > 0
 	a.Finished = a.Finished || refused || full(a.m.in(0).raw)
 	return false

@@ -268,15 +268,16 @@ func (m *members) feedOne(p []byte) int {
 	if m.want >= 0 && m.state >= inScalar && m.state <= inNested {
 		m.hold(p[max(0, m.valueAt-m.read):])
 	}
-	if m.loose {
-		m.keepLoose()
-	}
+	m.keepLoose()
 	m.read += len(p)
 	return len(p)
 }
 
-// keepLoose copies the values that lie in a piece which is not the last.
+// keepLoose copies the values that lie in a piece whose memory is used again.
 func (m *members) keepLoose() {
+	if !m.loose {
+		return
+	}
 	m.loose = false
 	for level := range m.values {
 		for i := range m.names[level] {
@@ -327,25 +328,42 @@ func (m *members) skipString(p []byte) (n int, closed bool) {
 // backslash that escapes what follows.
 func stringEnd(p []byte) (n int, closed, escaped bool) {
 	for i := 0; ; {
-		j := bytes.IndexByte(p[i:], '"')
-		end := i + j
-		if j < 0 {
-			end = len(p)
+		// Many strings are short, and quotes that are escaped come in crowds:
+		// only where there is none for a while a search for one pays.
+		for near := min(i+nearby, len(p)); i < near; {
+			switch p[i] {
+			case '"':
+				return i + 1, true, false
+			case '\\':
+				i += 2
+			default:
+				i++
+			}
+		}
+		if i >= len(p) {
+			return len(p), false, i > len(p)
+		}
+		end := len(p)
+		if j := bytes.IndexByte(p[i:], '"'); j >= 0 {
+			end = i + j
 		}
 		k := end
 		for k > i && p[k-1] == '\\' {
 			k--
 		}
 		escaped = (end-k)%2 == 1
-		if j < 0 {
+		switch {
+		case end == len(p):
 			return len(p), false, escaped
-		}
-		if !escaped {
+		case !escaped:
 			return end + 1, true, false
 		}
 		i = end + 1
 	}
 }
+
+// nearby is how far stringEnd looks byte by byte.
+const nearby = 8
 
 func (m *members) growKey(p []byte) {
 	n := copy(m.key[m.keyLen:], p)

@@ -39,6 +39,9 @@ func foundIn(data []byte, limit int, cuts ...int) found {
 	at := 0
 	var piece []byte // of which every piece takes the memory
 	for _, cut := range append(cuts, len(data)) {
+		if m.state >= atEnd {
+			piece = nil // it was the object's last
+		}
 		clear(piece)
 		piece = append(piece[:0], data[at:cut]...)
 		m.feed(piece)

@@ -239,13 +239,12 @@ func (r *Request) bound(m *members) bool {
 	switch r.Call.Op.Dialect() {
 	case Responses:
 		return bytes.Contains(m.at(reqInclude).raw, []byte("reasoning.encrypted_content")) ||
-			bytes.Contains(r.input, []byte(`"encrypted_content"`))
+			has(r.input, `"encrypted`, `_content"`)
 	case Messages:
-		v := m.at(reqThinking)
-		return v.found() && !bytes.Contains(v.raw, []byte(`"disabled"`)) && string(v.raw) != "null" ||
-			bytes.Contains(r.input, []byte(`"signature"`))
+		thinking := m.at(reqThinking).raw
+		return full(thinking) && !bytes.Contains(thinking, []byte(`"disabled"`)) || has(r.input, `"si`, `gnature"`)
 	case Gemini:
-		return bytes.Contains(r.input, []byte(`"thoughtSignature"`)) || bytes.Contains(r.input, []byte(`"thought_signature"`))
+		return has(r.input, `"thought`, `Signature"`) || has(r.input, `"thought`, `_signature"`)
 	}
 	return false
 }

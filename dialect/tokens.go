@@ -149,7 +149,7 @@ var openAIDetails = []string{
 func openAITokens(raw []byte) (t usage.Tokens, ok bool) {
 	var c, d counts
 	c.open(raw, openAINames)
-	if word(c.m.at(openAIType).raw) == "duration" {
+	if string(c.m.at(openAIType).raw) == `"duration"` {
 		t.AudioMillis, ok = millis(c.m.at(openAISeconds).raw)
 		return t, ok
 	}
@@ -267,8 +267,8 @@ func (u *messagesUsage) merge(raw []byte) {
 	var c counts
 	c.open(raw, messagesNames)
 	u.take(&c)
-	if speed := word(c.m.at(messagesSpeed).raw); speed != "" {
-		u.fast = speed == "fast"
+	if v := c.m.at(messagesSpeed); full(v.raw) {
+		u.fast = string(v.raw) == `"fast"`
 	}
 	if v := c.m.at(messagesTier); full(v.raw) {
 		u.tier = tier(v.raw)
@@ -279,7 +279,7 @@ func (u *messagesUsage) merge(raw []byte) {
 	}
 	u.extra = usage.Tokens{}
 	each(iterations, func(el []byte) bool {
-		if c.open(el, messagesNames); word(c.m.at(messagesType).raw) == "compaction" {
+		if c.open(el, messagesNames); string(c.m.at(messagesType).raw) == `"compaction"` {
 			var one messagesUsage
 			one.take(&c)
 			t := one.tokens()
@@ -412,10 +412,10 @@ func (u *geminiUsage) modalities(raw []byte, audio, image *int64) {
 	var c counts
 	each(raw, func(el []byte) bool {
 		c.open(el, modalityNames)
-		switch word(c.m.at(0).raw) {
-		case "AUDIO":
+		switch string(c.m.at(0).raw) {
+		case `"AUDIO"`:
 			c.into(audio, 1)
-		case "IMAGE":
+		case `"IMAGE"`:
 			c.into(image, 1)
 		}
 		return true

@@ -246,14 +246,11 @@ const (
 func (o *outage) over(now time.Time) bool { return !now.Before(o.until) }
 
 func (o *outage) rank(now time.Time) rank {
-	if o.over(now) {
-		if o.named || o.mayProbe(now) {
-			return rankOK
-		}
-	} else if o.named {
-		return rankNone
-	}
 	switch {
+	case o.over(now) && o.mayProbe(now):
+		return rankOK
+	case o.named:
+		return rankNone
 	case o.refused() && now.Sub(o.tried) < retryRefused:
 		return rankNone
 	case o.refused():
@@ -278,7 +275,7 @@ func (o *outage) returns(now time.Time) time.Time {
 	if !o.over(now) {
 		return o.until
 	}
-	if !o.named && !o.mayProbe(now) {
+	if !o.mayProbe(now) {
 		return o.probed.Add(o.wait)
 	}
 	return time.Time{}
@@ -289,7 +286,7 @@ func (o *outage) begin(l *Lease, now time.Time) {
 	if o == nil {
 		return
 	}
-	if o.over(now) && !o.named && o.mayProbe(now) {
+	if o.over(now) && o.mayProbe(now) {
 		o.probe, o.probed = l, now
 		l.probe = true
 	}

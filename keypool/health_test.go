@@ -329,7 +329,24 @@ func TestHalfOpen(t *testing.T) {
 		if s := r.state("a"); s.State != StateLimited {
 			t.Errorf("state %v", s.State)
 		}
+		if n := r.notices[1]; n.State != StateInvalid || !n.Over {
+			t.Errorf("noticed %+v, want the end of invalid", n)
+		}
 		r.out("a", "m", 5*sec)
+	})
+	t.Run("of the upstream and of a key", func(t *testing.T) {
+		r := newRig(t, 2, nil)
+		r.try("a", Verdict{Class: Invalid})
+		r.pass(10 * mins)
+		for range 3 {
+			r.try("b", Verdict{Class: Unreachable})
+		}
+		r.pass(5 * sec)
+		probe := r.begin(r.on("a", Want{}))
+		r.serves("b", "m", false)
+		probe.Report(Verdict{Class: Failed}) // settles the one and not the other
+		r.serves("b", "m", true)
+		r.serves("a", "m", true)
 	})
 	t.Run("per model", func(t *testing.T) {
 		r := newRig(t, 1, nil)
@@ -348,7 +365,7 @@ func TestLateNews(t *testing.T) {
 	for _, class := range []Class{Failed, Limited, Exhausted, Invalid, Unreachable, ModelOff} {
 		t.Run(class.String(), func(t *testing.T) {
 			r := newRig(t, 1, nil)
-			crowd := make([]*Lease, 12)
+			crowd := make([]*Lease, 14)
 			for i := range crowd {
 				crowd[i] = r.begin(Want{Model: "m"})
 			}
@@ -368,8 +385,15 @@ func TestLateNews(t *testing.T) {
 				t.Errorf("a late success has healed it: %+v", s)
 			}
 			r.try("a", Verdict{Class: Served})
-			r.end(crowd[11], v) // does not put it out again
-			if class != ModelOff {
+			if class == ModelOff {
+				return
+			}
+			for _, l := range crowd[11:] {
+				r.end(l, v) // does not put it out again
+			}
+			r.serves("a", "m", true)
+			if class == Failed || class == Unreachable {
+				r.try("a", v) // nor does it count in the row
 				r.serves("a", "m", true)
 			}
 		})
@@ -524,6 +548,46 @@ func TestChangesAreToldOnce(t *testing.T) {
 	r.told("b ok")
 }
 
+// A key is told of again for a graver cause only, until it is back.
+func TestChangesWithinATimeOut(t *testing.T) {
+	r := newRig(t, 1, nil)
+	crowd := make([]*Lease, 6)
+	for i := range crowd {
+		crowd[i] = r.begin(Want{})
+	}
+	r.end(crowd[0], Verdict{Class: Limited, Until: r.now.Add(time.Hour)})
+	r.end(crowd[1], Verdict{Class: Exhausted, Until: r.now.Add(time.Minute)})
+	r.told("a limited", "a exhausted")
+	r.pass(time.Minute)
+	r.serves("a", "m", false)
+	if s := r.state("a"); s.State != StateLimited {
+		t.Errorf("state %v", s.State)
+	}
+	r.end(crowd[2], Verdict{Class: Exhausted, Until: r.now.Add(time.Minute)})
+	r.told()
+	r.end(crowd[3], Verdict{Class: Invalid})
+	r.told("a invalid")
+	if err := r.Reset("a"); err != nil {
+		t.Fatal(err)
+	}
+	r.end(crowd[4], Verdict{Class: Limited, Until: r.now.Add(time.Hour)})
+	r.told("a ok", "a limited")
+}
+
+func TestAPanicInOnChangeLeavesThePoolWhole(t *testing.T) {
+	r := newRig(t, 1, func(c *Config) { c.OnChange = func(Change) { panic("ours") } })
+	l := r.begin(Want{})
+	func() {
+		defer func() { _ = recover() }()
+		l.Report(Verdict{Class: Invalid})
+		t.Error("no panic")
+	}()
+	l.Release()
+	if s := r.state("a"); s.State != StateInvalid || s.InFlight != 0 {
+		t.Errorf("state %+v", s)
+	}
+}
+
 func TestChangesMayUseThePool(t *testing.T) {
 	var p *Pool
 	var seen []State
@@ -573,6 +637,10 @@ func TestUnavailable(t *testing.T) {
 	r.try("b", Verdict{Class: Invalid})
 	want(Want{}, Unavailable{Refused: true, Until: r.now.Add(10 * mins)})
 
+	r = newRig(t, 1, nil)
+	r.try("a", Verdict{Class: ModelOff})
+	want(Want{Model: "m"}, Unavailable{Until: r.now.Add(10 * mins)})
+
 	// Keys that the request has tried count for the reason.
 	r = newRig(t, 2, nil)
 	l := r.begin(Want{})
@@ -604,6 +672,17 @@ func TestReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.serves("b", "n", true)
+
+	// The rows of failures are forgotten too.
+	r.fail("a", 2)
+	r.try("b", Verdict{Class: Unreachable})
+	r.try("b", Verdict{Class: Unreachable})
+	if err := r.Reset("a"); err != nil {
+		t.Fatal(err)
+	}
+	r.try("b", Verdict{Class: Unreachable})
+	r.fail("a", 1)
+	r.serves("a", "m", true)
 }
 
 func TestStates(t *testing.T) {
@@ -629,6 +708,10 @@ func TestStates(t *testing.T) {
 	l.Report(Verdict{Class: Invalid}) // the second report is none
 	if s := r.state("b"); s.State != StateLimited {
 		t.Errorf("state %v after a second report", s.State)
+	}
+	r.pass(mins)
+	if s := r.state("b"); s.State != StateOK || !s.Until.IsZero() {
+		t.Errorf("state %+v after the wait", s)
 	}
 }
 
@@ -678,6 +761,17 @@ func TestHealthIsBounded(t *testing.T) {
 		r.serves("a", "made-up-0", true)
 		r.serves("a", "made-up-2999", false)
 		r.serves("a", "real", false) // made-up names do not push it out
+		r.pass(time.Hour)
+		r.serves("a", "real", true)
+		r.serves("a", "real", true)
+		r.pass(10 * mins)
+		for name := range r.up.models {
+			r.end(r.begin(Want{Model: name}), Verdict{Class: Served})
+			r.begin(Want{Model: name}).Release()
+		}
+		if n := len(r.up.models); n != 0 {
+			t.Errorf("%d models are remembered that are well", n)
+		}
 	})
 	t.Run("unused keys", func(t *testing.T) {
 		h := NewHealth(nil)

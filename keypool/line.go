@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -149,28 +150,59 @@ func (h *Health) remove(w *waiter) {
 // who can use it, as long as it has slots.
 func (h *Health) offer(r *record, now time.Time) {
 	u := r.up
-	for e := u.line.Front(); e != nil && r.inFlight < u.slots; {
-		pl := e.Value.(*place)
-		e = e.Next()
-		i, ok := pl.pool.usable(r, pl.want, now)
-		if !ok {
-			continue
+	for pl := u.front(); pl != nil && r.inFlight < u.slots; {
+		next := pl.behind()
+		if i, ok := pl.pool.usable(r, pl.want, now); ok {
+			next = pl.behindAll()
+			pl.pool.lift(i)
+			pl.pool.turn(i)
+			h.grant(pl, i, now)
 		}
-		for e != nil && e.Value.(*place).waiter == pl.waiter {
-			e = e.Next() // leaves together with pl
-		}
-		h.grant(pl, i, now)
+		pl = next
 	}
 }
 
-// offerAll offers all keys of an upstream.
+// offerAll gives all keys of an upstream to those in line who can use one.
 func (h *Health) offerAll(u *upstream, now time.Time) {
-	for _, r := range u.records {
-		if u.line.Len() == 0 {
-			return
+	for pl := u.front(); pl != nil && u.hasSlot(); {
+		next := pl.behind()
+		if i := pl.pool.choose(pl.want, now); i >= 0 {
+			next = pl.behindAll()
+			h.grant(pl, i, now)
 		}
-		h.offer(r, now)
+		pl = next
 	}
+}
+
+// hasSlot reports whether a key may have a slot for somebody in line.
+func (u *upstream) hasSlot() bool {
+	return slices.ContainsFunc(u.records, func(r *record) bool { return r.inFlight < u.slots })
+}
+
+// front returns the first place in line, nil if nobody waits.
+func (u *upstream) front() *place {
+	if e := u.line.Front(); e != nil {
+		return e.Value.(*place)
+	}
+	return nil
+}
+
+// behind returns the next place in line, nil at its end.
+func (pl *place) behind() *place {
+	if e := pl.elem.Next(); e != nil {
+		return e.Value.(*place)
+	}
+	return nil
+}
+
+// behindAll returns the place of the next waiter. A waiter's places in one line
+// follow each other and are left together.
+func (pl *place) behindAll() *place {
+	next := pl.behind()
+	for next != nil && next.waiter == pl.waiter {
+		next = next.behind()
+	}
+	return next
 }
 
 // usable returns the index of a key if the request can use it now.
@@ -187,8 +219,6 @@ func (p *Pool) usable(r *record, w *Want, now time.Time) (int, bool) {
 func (h *Health) grant(pl *place, i int, now time.Time) {
 	w := pl.waiter
 	w.which, w.lease = pl.which, new(Lease)
-	pl.pool.lift(i)
-	pl.pool.turn(i)
 	pl.pool.lend(w.lease, i, pl.want, now)
 	h.remove(w)
 	close(w.ready)
@@ -197,22 +227,20 @@ func (h *Health) grant(pl *place, i int, now time.Time) {
 // worse sees to the line after an outage has begun or grown.
 func (h *Health) worse(u *upstream, o *outage, now time.Time) {
 	h.dismiss(u, now)
-	if e := u.line.Front(); e != nil {
-		h.wakeBy(o.until, now, e.Value.(*place).pool.now)
+	if pl := u.front(); pl != nil {
+		h.wakeBy(o.until, now, pl.pool.now)
 	}
 }
 
 // dismiss ends the wait of those for whom there is nothing left to wait for.
 func (h *Health) dismiss(u *upstream, now time.Time) {
-	for e := u.line.Front(); e != nil; {
-		w := e.Value.(*place).waiter
-		for e != nil && e.Value.(*place).waiter == w {
-			e = e.Next()
-		}
+	for pl := u.front(); pl != nil; {
+		w, next := pl.waiter, pl.behindAll()
 		if !w.hopes(now) {
 			h.remove(w)
 			w.fail(now)
 		}
+		pl = next
 	}
 }
 

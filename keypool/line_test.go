@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,6 +163,12 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 		q.saw("short context deadline exceeded")
 		q.wait(short, "late", Want{})
 		q.saw("late context deadline exceeded")
+		idle := New(Config{Name: "idle", Keys: keysOf(1)})
+		for range 20 {
+			if _, _, err := Wait(short, []*Pool{idle}, []*Want{{}}); err == nil {
+				t.Fatal("a key after the end")
+			}
+		}
 		a.Release()
 		q.saw("patient up/a")
 		q.empty()
@@ -231,6 +238,7 @@ func TestWaitOutlivesThePool(t *testing.T) {
 			q.wait(t.Context(), fmt.Sprint(i), Want{}, next)
 		}
 		q.saw("0 up/new", "1 up/new") // three in flight now
+		q.wait(t.Context(), "old too", Want{})
 		q.lease["0"].Release()
 		q.saw("2 up/new")
 		q.lease["1"].Release()
@@ -238,6 +246,8 @@ func TestWaitOutlivesThePool(t *testing.T) {
 		q.saw()
 		a.Release()
 		q.saw("old up/a")
+		q.lease["old"].Release()
+		q.saw("old too up/a")
 		q.empty()
 	})
 }
@@ -263,6 +273,18 @@ func TestWaitEndsWhenThereIsNothingToWaitFor(t *testing.T) {
 		q.wait(ctx, "not full", Want{Model: "m"})
 		q.saw("not full unavailable true")
 		q.empty()
+
+		// Keys that it has tried are no hope.
+		a, b = q.begin(q.on("a", Want{})), q.begin(q.on("b", Want{}))
+		q.wait(ctx, "only b", q.on("b", Want{}))
+		q.wait(ctx, "any", Want{})
+		q.end(b, Verdict{Class: Invalid})
+		q.saw("only b unavailable false")
+		q.wait(ctx, "late", q.on("b", Want{}))
+		q.saw("late unavailable false")
+		a.Release()
+		q.saw("any up/a")
+		q.empty()
 	})
 }
 
@@ -284,6 +306,40 @@ func TestWaitSeesKeysReturn(t *testing.T) {
 		q.saw("1 up/c")
 		busy.Release()
 		q.saw("2 up/a")
+		q.empty()
+	})
+	// Nobody comes in between, though the timer be late.
+	for _, late := range []func(q *queue){
+		func(q *queue) { q.serves("b", "m", false) },
+		func(q *queue) { q.wait(q.Context(), "late", Want{}) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var ahead atomic.Int64
+			q := newQueue(t, 2, func(c *Config) { c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) } })
+			busy := q.begin(q.on("a", Want{}))
+			q.try("b", Verdict{Class: Limited, Until: q.Pool.now().Add(time.Minute)})
+			q.wait(t.Context(), "first", Want{})
+			ahead.Store(int64(time.Minute))
+			late(q)
+			q.saw("first up/b")
+			busy.Release()
+			synctest.Wait()
+			q.empty()
+		})
+	}
+	// A clock that lags behind the timer is asked again.
+	synctest.Test(t, func(t *testing.T) {
+		var behind atomic.Int64
+		q := newQueue(t, 2, func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-time.Duration(behind.Load())) } })
+		busy := q.begin(q.on("a", Want{}))
+		q.try("b", Verdict{Class: Limited, Until: q.Pool.now().Add(time.Minute)})
+		q.wait(t.Context(), "0", Want{})
+		behind.Store(int64(time.Second))
+		time.Sleep(time.Minute)
+		q.saw()
+		time.Sleep(time.Second)
+		q.saw("0 up/b")
+		busy.Release()
 		q.empty()
 	})
 	// A key that was out already goes out for longer, and one goes out later.
@@ -324,24 +380,26 @@ func TestWaitProbesAKeyOnce(t *testing.T) {
 	})
 	// An unreachable upstream is probed by one request in all.
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, 2, nil)
+		q := newQueue(t, 2, func(c *Config) { c.Policy = First })
 		other := New(Config{Name: "other", Keys: []Key{{Label: "x", ID: "x"}}, MaxRequests: 1, Health: q.health})
 		x, err := other.Take(&Want{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		q.try("a", Verdict{Class: Limited, Model: "n", Until: time.Now().Add(time.Hour)})
 		for range 3 {
 			q.try("a", Verdict{Class: Unreachable})
 		}
-		for i := range 3 {
-			q.wait(t.Context(), fmt.Sprint(i), Want{}, q.Pool, other)
-		}
+		q.wait(t.Context(), "0", Want{}, q.Pool, other)
+		q.wait(t.Context(), "1", Want{Model: "n"}, q.Pool, other)
+		q.wait(t.Context(), "2", Want{}, q.Pool, other)
 		time.Sleep(5 * time.Second)
 		q.saw("0 up/a")
-		q.lease["0"].Report(Verdict{Class: Neutral})
+		q.lease["0"].Release()
 		q.saw("1 up/b")
+		q.lease["1"].Report(Verdict{Class: Neutral})
+		q.saw("2 up/a")
 		x.Release()
-		q.saw("2 other/x")
 		q.empty()
 	})
 }
@@ -369,6 +427,40 @@ func TestWaitSeesAReset(t *testing.T) {
 		q.saw()
 		q.lease["1"].Release()
 		q.saw("2 up/b")
+		q.empty()
+	})
+	// One waiter asks the same pool twice; a key comes back with room for two.
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 2, func(c *Config) { c.MaxRequests = 2 })
+		q.begin(q.on("a", Want{}))
+		q.begin(q.on("a", Want{}))
+		q.try("b", Verdict{Class: Limited, Until: time.Now().Add(time.Hour)})
+		for i := range 2 {
+			q.wait(t.Context(), fmt.Sprint(i), Want{}, q.Pool, q.Pool)
+		}
+		if err := q.Reset("b"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if q.lease["0"] == nil || q.lease["1"] == nil || q.state("b").InFlight != 2 {
+			t.Errorf("ended: %q", q.ended)
+		}
+	})
+	// Another instance hears that the model is limited: nothing to wait for.
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, nil)
+		busy := q.begin(Want{})
+		q.wait(t.Context(), "m", Want{Model: "m"})
+		q.wait(t.Context(), "n", Want{Model: "n"})
+		q.health.Merge(time.Now(), []Notice{{
+			Upstream: "up", Key: "id-a", Model: "m", State: StateLimited, At: time.Now(), Until: time.Now().Add(time.Minute), Named: true,
+		}})
+		q.saw("m unavailable true")
+		q.health.Merge(time.Now(), []Notice{{
+			Upstream: "up", Key: "id-a", State: StateInvalid, At: time.Now(), Until: time.Now().Add(time.Minute),
+		}})
+		q.saw("n unavailable false")
+		busy.Release()
 		q.empty()
 	})
 }

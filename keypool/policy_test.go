@@ -159,6 +159,15 @@ func TestLeastConn(t *testing.T) {
 		t.Errorf("took %s, want a, which is idle", l.Label())
 	}
 
+	// The busier one is not taken because it is its turn.
+	r = weighted(t, LeastConn, 1, 1, 1)
+	r.begin(Want{Prefer: "id-a"})
+	r.begin(Want{Prefer: "id-a"})
+	r.begin(Want{Prefer: "id-b"})
+	if got := r.begin(Want{}).Label() + r.begin(Want{}).Label() + r.begin(Want{}).Label(); got != "cbc" {
+		t.Errorf("took %s, want cbc", got)
+	}
+
 	r = weighted(t, LeastConn, 3, 1)
 	var held string
 	for range 40 {
@@ -232,7 +241,7 @@ func TestHashPointsToAKey(t *testing.T) {
 	}
 	for _, weights := range [][]int{{1, 1, 1, 1}, {5, 3, 1, 1}} {
 		r := weighted(t, RoundRobin, weights...)
-		const n = 20_000
+		const n = 5000
 		before := home(r, n)
 		order := ""
 		for _, label := range before {
@@ -293,6 +302,16 @@ func TestPreferComesFirst(t *testing.T) {
 		}
 		if got := r.picks(1, Want{Prefer: "id-b", Last: true}); got != "b" {
 			t.Errorf("%v: the last resort took %s, want b", policy, got)
+		}
+		if err := r.Reset(""); err != nil {
+			t.Fatal(err)
+		}
+		r.try("b", Verdict{Class: Invalid})
+		r.pass(10 * sec)
+		r.fail("a", 3)
+		r.fail("c", 3)
+		if got := r.picks(1, Want{Prefer: "id-b", Last: true}); got == "b" {
+			t.Errorf("%v: the last resort took b, which is invalid", policy)
 		}
 	}
 	// Turns taken by affinity are none of the round's.

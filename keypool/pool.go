@@ -316,9 +316,7 @@ func (p *Pool) lift(i int) {
 // turn counts a turn of key i.
 func (p *Pool) turn(i int) {
 	s := &p.slots[i]
-	if p.level.less(s.level()) {
-		p.level = s.level()
-	}
+	p.level = s.level()
 	s.picks++
 	p.cursor = i + 1
 	if p.cursor == len(p.slots) {

@@ -136,7 +136,8 @@ func TestNoticesReachOtherInstances(t *testing.T) {
 }
 
 func TestExportSurvivesARestart(t *testing.T) {
-	old := newRig(t, 2, nil)
+	old := newRig(t, 3, nil)
+	old.try("c", Verdict{Class: Limited, Until: epoch.Add(sec)})
 	old.try("b", Verdict{Class: Limited, Model: "n", Until: epoch.Add(time.Hour)})
 	old.try("b", Verdict{Class: Limited, Model: "gone", Until: epoch.Add(sec)})
 	old.try("b", Verdict{Class: ModelOff, Model: "off"})
@@ -236,6 +237,17 @@ func TestMergeTakesNoNonsense(t *testing.T) {
 		r.last("a", Verdict{Class: Served})
 		r.health.Merge(r.now, []Notice{good}) // before it was mended
 		r.serves("a", "m", true)
+	})
+	t.Run("an earlier end", func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		n := good
+		n.State, n.Named = StateLimited, true
+		r.health.Merge(r.now, []Notice{n})
+		n.At, n.Until = n.At.Add(1), n.Until.Add(-10*sec)
+		r.health.Merge(r.now, []Notice{n})
+		n.Named = false
+		r.health.Merge(r.now, []Notice{n})
+		r.out("a", "m", mins)
 	})
 	t.Run("too many keys", func(t *testing.T) {
 		r := newRig(t, 1, nil)

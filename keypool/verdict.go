@@ -194,7 +194,7 @@ func (p *Pool) strike(o *outage, ru *rule, l *Lease, v *Verdict, now time.Time) 
 		if o.named && !until.After(o.until) {
 			return o, false
 		}
-	case o.named || o.probe != l:
+	case o.probe != l:
 		return o, false
 	}
 	o.named = named

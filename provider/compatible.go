@@ -100,13 +100,13 @@ func (f fixed) Authorize(_ context.Context, h http.Header) error {
 
 func (f fixed) Renew() bool { return false }
 
-// none is the credential of upstreams that take none.
-var none = fixed(func(http.Header) {})
+// noCredential is that of upstreams that take none.
+var noCredential = fixed(func(http.Header) {})
 
 // bearer sends a secret as RFC 6750 has it.
 func bearer(s Secret) Credential {
 	if s.Empty() {
-		return none
+		return noCredential
 	}
 	value := []string{"Bearer " + s.Reveal()} // shared by all requests
 	return fixed(func(h http.Header) { h["Authorization"] = value })

@@ -17,92 +17,100 @@ var (
 	errNoRoom       = errors.New("too many bodies are held at once")
 )
 
-// readBody reads a request's body to its end, decoded, within the bounds. held
-// is what it counts against MaxBuffered until it is let go; it is set on error too.
+// readBody reads the request's body to its end, decoded, within the bounds.
 //
 // The memory is not taken from a pool: the transport may still be reading from a
 // body when its answer is already over.
-func (r *Relay) readBody(req *http.Request) (body []byte, held int64, err error) {
-	if req.Body == nil || req.Body == http.NoBody {
-		return nil, 0, nil
+func (c *call) readBody() error {
+	r, in := c.r, c.in
+	if in.Body == nil || in.Body == http.NoBody {
+		return nil
 	}
-	length := req.ContentLength
-	if length > r.MaxBody {
-		return nil, 0, errBodyTooLarge
-	}
-	src := io.Reader(req.Body)
-	switch enc := strings.ToLower(strings.TrimSpace(req.Header.Get("Content-Encoding"))); enc {
-	case "", "identity":
-	case "gzip", "x-gzip":
-		z, err := gzip.NewReader(src)
-		if err != nil {
-			return nil, 0, decodeError(err)
-		}
-		src, length = z, -1
-	case "zstd":
-		z, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(r.MaxBody)+1<<20), zstd.WithDecoderMaxWindow(8<<20))
-		if err != nil {
-			return nil, 0, decodeError(err)
-		}
-		defer z.Close()
-		src, length = z, -1
-	default:
-		return nil, 0, &dialect.Error{Fault: dialect.Malformed, Status: http.StatusUnsupportedMediaType,
-			Message: "the content encoding " + quoted(enc) + " is not supported; use gzip, zstd or none"}
-	}
-	if length >= 0 {
-		if !r.hold(length) {
-			return nil, 0, errNoRoom
-		}
-		body = make([]byte, length)
-		_, err = io.ReadFull(src, body)
-		return body, length, err
-	}
-	return r.readAll(src, length < 0 && src != io.Reader(req.Body))
-}
-
-// readAll reads a body whose length nobody named.
-func (r *Relay) readAll(src io.Reader, decoding bool) (body []byte, held int64, err error) {
-	body = make([]byte, 0, 4<<10)
-	if !r.hold(int64(cap(body))) {
-		return nil, 0, errNoRoom
-	}
-	held = int64(cap(body))
-	for {
-		if len(body) == cap(body) {
-			more := int64(cap(body))
-			if !r.hold(more) {
-				return nil, held, errNoRoom
-			}
-			held += more
-			body = append(make([]byte, 0, held), body...)
-		}
-		n, err := src.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
-		switch {
-		case int64(len(body)) > r.MaxBody:
-			return nil, held, errBodyTooLarge
-		case err == io.EOF:
-			return body, held, nil
-		case err != nil && decoding:
-			return nil, held, decodeError(err)
-		case err != nil:
-			return nil, held, err
-		}
-	}
-}
-
-// decodeError tells a body that cannot be decoded from one that cannot be read.
-func decodeError(err error) error {
-	if errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeExceeded) {
+	length := in.ContentLength
+	switch {
+	case length == 0:
+		return nil
+	case length > r.MaxBody:
 		return errBodyTooLarge
 	}
-	var maxBytes *http.MaxBytesError
-	if errors.As(err, &maxBytes) {
-		return err
+	var src io.Reader
+	switch enc := strings.ToLower(strings.TrimSpace(in.Header.Get("Content-Encoding"))); enc {
+	case "", "identity":
+		return c.readAll(in.Body, length)
+	case "gzip", "x-gzip":
+		z, err := gzip.NewReader(in.Body)
+		if err != nil {
+			return &decodeError{err}
+		}
+		src = z
+	case "zstd":
+		z, err := zstd.NewReader(in.Body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
+		if err != nil {
+			return &decodeError{err}
+		}
+		defer z.Close()
+		src = z
+	default:
+		return &dialect.Error{Fault: dialect.Malformed, Status: http.StatusUnsupportedMediaType,
+			Message: "the content encoding " + quoted(enc) + " is not supported; use gzip, zstd or none"}
 	}
-	return &dialect.Error{Fault: dialect.Malformed, Message: "the request's body cannot be decoded as its content encoding says"}
+	if err := c.readAll(src, -1); err != nil {
+		return &decodeError{err}
+	}
+	return nil
 }
+
+// Rooms for bodies: to begin with, if nobody named the length; and the most that
+// is taken on the word of somebody who did.
+const (
+	firstRoom = 4 << 10
+	mostRoom  = 4 << 20
+)
+
+// readAll reads src into c.req.Body; length is negative if nobody named it. Room
+// is taken, and counted, as the body comes: a length is easily named.
+func (c *call) readAll(src io.Reader, length int64) error {
+	room := min(length, mostRoom)
+	if length < 0 {
+		room = min(firstRoom, c.r.MaxBody+1)
+	}
+	var body []byte
+	for {
+		if !c.r.hold(room) {
+			return errNoRoom
+		}
+		c.held += room
+		body = append(make([]byte, 0, c.held), body...)
+		for len(body) < cap(body) {
+			n, err := src.Read(body[len(body):cap(body)])
+			body = body[:len(body)+n]
+			switch {
+			case int64(len(body)) > c.r.MaxBody:
+				return errBodyTooLarge
+			case int64(len(body)) == length, err == io.EOF && length < 0:
+				c.req.Body = body
+				return nil
+			case err == io.EOF:
+				return io.ErrUnexpectedEOF
+			case err != nil:
+				return err
+			}
+		}
+		room = c.held // twice as much
+		if length >= 0 {
+			room = min(room, length-c.held)
+		} else {
+			room = min(room, c.r.MaxBody+1-c.held)
+		}
+	}
+}
+
+// decodeError is an error of reading a body that came packed.
+type decodeError struct{ err error }
+
+func (e *decodeError) Error() string { return "unpack the request's body: " + e.err.Error() }
+
+func (e *decodeError) Unwrap() error { return e.err }
 
 // hold takes n bytes of what all bodies together may take.
 func (r *Relay) hold(n int64) bool {
@@ -118,25 +126,31 @@ func (r *Relay) letGo(n int64) { r.buffered.Add(-n) }
 // bodyError says to the client what was wrong with its body.
 func (r *Relay) bodyError(err error) *dialect.Error {
 	var e *dialect.Error
-	var maxBytes *http.MaxBytesError
+	var tooMany *http.MaxBytesError
+	var packed *decodeError
 	switch {
 	case errors.As(err, &e):
 		return e
 	case errors.Is(err, errNoRoom):
 		return &dialect.Error{Fault: dialect.Unavailable, Message: "too many requests are under way to take another body; try again in a moment"}
-	case errors.Is(err, errBodyTooLarge), errors.As(err, &maxBytes):
-		return &dialect.Error{Fault: dialect.TooLarge, Message: "the request's body is larger than this server takes"}
+	case errors.Is(err, errBodyTooLarge), errors.Is(err, zstd.ErrWindowSizeExceeded), errors.As(err, &tooMany):
+		return tooLarge()
 	}
 	if r.BodyStatus != nil {
-		if status, ok := r.BodyStatus(err); ok {
-			fault := dialect.Malformed
-			if status == http.StatusRequestEntityTooLarge {
-				fault = dialect.TooLarge
-			}
-			return &dialect.Error{Fault: fault, Status: status, Message: "the request's body is larger than this server takes"}
+		if status, ok := r.BodyStatus(err); ok && status == http.StatusRequestEntityTooLarge {
+			return tooLarge()
+		} else if ok {
+			return &dialect.Error{Fault: dialect.FaultOf(status), Status: status, Message: "the request's body could not be read"}
 		}
 	}
+	if errors.As(err, &packed) {
+		return &dialect.Error{Fault: dialect.Malformed, Message: "the request's body cannot be unpacked as its content encoding says"}
+	}
 	return &dialect.Error{Fault: dialect.Malformed, Message: "the request's body could not be read to its end"}
+}
+
+func tooLarge() *dialect.Error {
+	return &dialect.Error{Fault: dialect.TooLarge, Message: "the request's body is larger than this server takes"}
 }
 
 func quoted(s string) string {

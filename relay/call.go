@@ -5,8 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
-	"strconv"
-	"sync"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,11 +37,11 @@ type Trace struct {
 }
 
 // call is one request on its way. It belongs to the goroutine that serves the
-// request; what a timer shares with it is behind the lock of held.
+// request; what the watchdog shares with it lies in down.
 type call struct {
 	passage
 	answer dialect.Answer
-	down   downstream
+	down   *downstream // nil if the last one had to be given up
 }
 
 // passage is what a call forgets when it is over.
@@ -56,16 +55,16 @@ type passage struct {
 	req     dialect.Request
 	trace   *Trace
 	start   time.Time
+	held    int64 // of Relay.buffered
 
 	targets   []target
 	progress  []progress
 	targetBuf [4]target
 	progBuf   [4]progress
 	routed    *keypool.Lease // the target that the route's policy chose
-	prefer    home
-	hash      uint64
-	bound     affinityKey // the conversation, if the request is bound to a key
-	isBound   bool
+	home      home           // where the conversation was, or the stored response is
+	hash      uint64         // of the conversation; 0 if the request is not bound to a key
+	bound     affinityKey    // the conversation
 
 	retries int
 	most    int // attempts after which there is no other
@@ -73,17 +72,18 @@ type passage struct {
 	wait    time.Time // the earliest return that anybody named
 	last    refusal   // the best of the answers that were refusals
 
-	// The attempt under way.
+	// The attempt under way, or the last one.
 	target     *target
 	at         *progress
 	lease      *keypool.Lease
 	credential provider.Credential
-	rec        usage.Record
+	rec        *usage.Record // one of recs
+	recs       [2]usage.Record
 	open       bool // reserved and not yet settled
+	answered   bool // with success: answer is about this attempt
+	proved     bool // the key was reported to serve
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
-	watchdog   *time.Timer
-	headed     bool // the answer's header has come
 	sentAt     time.Time
 	headerAt   time.Time
 	model      string // what body was made for
@@ -91,7 +91,8 @@ type passage struct {
 	asked      bool // usage was asked for on the client's behalf
 	noUsage    bool // and must not be again
 	stripped   bool // reasoning was taken out
-	renewed    bool // the token was fetched anew
+	renewed    bool // the key's token was fetched anew
+	lingers    bool // the last event has passed, the upstream has not ended
 }
 
 // progress is how far a call has got with one of its targets.
@@ -102,37 +103,23 @@ type progress struct {
 	avoid bool // only if there is no other target
 }
 
-// refusal is an answer to give when nothing better came.
-type refusal struct {
-	status int
-	header http.Header
-	body   []byte
-	yields bool
-	class  keypool.Class
-	err    *dialect.Error // an answer of our own instead
-}
-
-var calls = sync.Pool{New: func() any { return new(call) }}
-
 // Serve answers a request to an upstream's operation. The client has been
-// identified and call found; trace is filled in.
+// identified and call found; trace is filled in. An answer that cannot be
+// finished ends in a panic with http.ErrAbortHandler: only so does the client
+// see that it was cut.
 func (r *Relay) Serve(w http.ResponseWriter, in *http.Request, found *dialect.Call, client *access.Client, group string, trace *Trace) {
-	c := calls.Get().(*call)
+	c, _ := r.calls.Get().(*call)
+	if c == nil {
+		c = new(call)
+	}
 	c.r, c.w, c.in, c.client, c.group, c.trace = r, w, in, client, group, trace
 	c.dialect = found.Dialect
 	c.start = r.Now()
+	c.most = math.MaxInt
 	c.req.Call = *found
 	c.req.ContentType = in.Header.Get("Content-Type")
-	var held int64
-	defer func() {
-		c.till()
-		r.letGo(held)
-		c.clear()
-		calls.Put(c)
-	}()
-	var err error
-	c.req.Body, held, err = r.readBody(in)
-	if err != nil {
+	defer c.till()
+	if err := c.readBody(); err != nil {
 		w.Header()["Connection"] = closeConn
 		c.refuse(r.bodyError(err))
 		return
@@ -149,11 +136,23 @@ func (r *Relay) Serve(w http.ResponseWriter, in *http.Request, found *dialect.Ca
 	c.loop()
 }
 
-// clear lets go of everything that belongs to the request. Buffers stay.
-func (c *call) clear() {
+// till is where every call ends, whichever way it left.
+func (c *call) till() {
+	c.endAttempt()
+	c.dropLease()
+	if c.routed != nil {
+		c.routed.Release()
+	}
+	c.r.letGo(c.held)
+	c.settlePending(true)
+	// What belongs to the request is let go, buffers stay.
+	r := c.r
 	c.passage = passage{}
 	c.answer.Reset(dialect.None, false, false)
-	c.down.clear()
+	if c.down != nil {
+		c.down.trim()
+	}
+	r.calls.Put(c)
 }
 
 func malformed(err error) *dialect.Error {
@@ -168,11 +167,20 @@ func malformed(err error) *dialect.Error {
 func (c *call) refuse(e *dialect.Error) {
 	e.Request = c.trace.Request
 	if e.Fault == dialect.Unavailable && c.w.Header()["Retry-After"] == nil {
-		c.w.Header()["Retry-After"] = []string{"1"}
+		c.w.Header()["Retry-After"] = inASecond
 	}
 	c.trace.Status = e.HTTPStatus()
 	_, _ = e.Write(c.w, c.dialect)
 }
+
+// statusLeft is what logs show of a request whose client left before its answer.
+// If it is the server that ends requests, at its exit, the client is still there
+// and must not take silence for success.
+const statusLeft = 499
+
+// deserted ends a call whose client has gone, or which the server gives up,
+// before anything was answered.
+func (c *call) deserted() { c.w.WriteHeader(statusLeft) }
 
 // find looks for the targets, and for what binds the request to one of them.
 func (c *call) find() *dialect.Error {
@@ -180,83 +188,82 @@ func (c *call) find() *dialect.Error {
 	if op == dialect.StoredResponse {
 		return c.mapStored(c.req.Call.ID, "", "the response "+quoted(c.req.Call.ID)+" was not found")
 	}
-	q := lookup{name: c.req.Model, client: c.client, speaks: speaks(op)}
+	q := lookup{name: c.req.Model, client: c.client, op: op}
 	var route *Route
 	c.targets, route = c.r.resolve(&q, c.targetBuf[:0])
 	if len(c.targets) == 0 {
 		return c.noTarget(&q)
 	}
-	c.progress = append(c.progBuf[:0], make([]progress, len(c.targets))...)
 	if c.req.PreviousID != "" {
 		return c.mapStored(c.req.PreviousID, "previous_response_id",
 			"the previous response "+quoted(c.req.PreviousID)+" was not found")
 	}
-	c.bind()
-	if route != nil && len(c.targets) > 1 {
+	c.begin(c.targets)
+	c.bind(route)
+	if len(c.targets) > 1 {
 		c.order(route)
 	}
 	return nil
 }
 
+// begin sets out for the targets.
+func (c *call) begin(targets []target) {
+	c.targets, c.progress = targets, c.progBuf[:]
+	if len(targets) > len(c.progBuf) {
+		c.progress = make([]progress, len(targets))
+	}
+	c.progress = c.progress[:len(targets)]
+}
+
 // noTarget says why nothing can serve the request.
 func (c *call) noTarget(q *lookup) *dialect.Error {
-	q.speaks = nil
+	q.op = dialect.None
 	if any, _ := c.r.resolve(q, nil); len(any) > 0 {
 		return &dialect.Error{Fault: dialect.NoModel, Param: "model",
 			Message: "no upstream that serves the model " + quoted(c.req.Model) + " offers " + c.req.Call.Op.String()}
 	}
+	return noModel(c.req.Model)
+}
+
+func noModel(name string) *dialect.Error {
 	return &dialect.Error{Fault: dialect.NoModel, Param: "model",
-		Message: "the model " + quoted(c.req.Model) + " does not exist or this key may not use it"}
+		Message: "the model " + quoted(name) + " does not exist or this key may not use it"}
 }
 
 // mapStored narrows the targets to the key that keeps a response. Only its maker
 // has it, and only its client may have it.
 func (c *call) mapStored(id, param, message string) *dialect.Error {
-	home, ok := c.r.Affinity.find(responseKey(c.client.Name, id), c.r.Now())
-	u := c.r.byName[home.upstream]
 	missing := &dialect.Error{Fault: dialect.NotFound, Message: message, Param: param}
 	if param != "" {
 		missing.Code = "previous_response_not_found"
 	}
+	at, ok := c.r.Affinity.find(responseKey(c.client.Name, id), c.r.Now())
+	u := c.r.byName[at.upstream]
 	if !ok || u == nil || !c.client.MayUse(u.Name) {
 		return missing
 	}
 	if param == "" {
 		c.targets = append(c.targetBuf[:0], target{up: u, model: otherModel})
-	} else {
-		kept := c.targets[:0]
-		for _, t := range c.targets {
-			if t.up == u {
-				kept = append(kept, t)
-			}
-		}
-		if c.targets = kept; len(kept) == 0 {
-			return missing
-		}
 	}
-	c.targets = c.targets[:1]
-	c.progress = append(c.progBuf[:0], progress{})
-	c.prefer, c.isBound = home, false
-	// No other key has it.
-	only := &c.progress[0].spent
-	found := false
-	for i, id := range u.KeyIDs {
-		if id == home.key {
-			found = true
-		} else {
-			only.Add(i)
-			c.progress[0].tried.Add(i)
-		}
-	}
-	if !found {
+	i := slices.IndexFunc(c.targets, func(t target) bool { return t.up == u })
+	key := slices.Index(u.KeyIDs, at.key)
+	if i < 0 || key < 0 {
 		return missing
 	}
+	c.begin(c.targets[i : i+1])
+	c.home = at
+	for other := range u.KeyIDs {
+		if other != key { // no other key has it
+			c.progress[0].spent.Add(other)
+		}
+	}
+	c.progress[0].tried = c.progress[0].spent.Clone()
 	return nil
 }
 
 // bind looks whether the request should go where its conversation was.
-func (c *call) bind() {
-	sticky := false
+func (c *call) bind(route *Route) {
+	sticky := route != nil && route.Policy == keypool.Sticky
 	for i := range c.targets {
 		sticky = sticky || c.targets[i].up.Sticky
 	}
@@ -275,26 +282,19 @@ func (c *call) bind() {
 	if name == "" {
 		return
 	}
-	c.isBound = true
 	c.bound = digest("conversation", c.client.Name, name)
-	for i := range 8 {
-		c.hash = c.hash<<8 | uint64(c.bound[i])
+	for _, b := range c.bound[:8] {
+		c.hash = c.hash<<8 | uint64(b)
 	}
 	c.hash |= 1 // zero would mean none
-	c.prefer, _ = c.r.Affinity.find(c.bound, c.r.Now())
+	c.home, _ = c.r.Affinity.find(c.bound, c.r.Now())
 }
 
-// order puts the target first that the route's policy chooses, or the one that
-// served the conversation. The others stay in the order of the file.
+// order puts the target first where the conversation was, else the one that the
+// route's policy chooses. The others stay in the order of the file.
 func (c *call) order(route *Route) {
-	first := -1
-	for i := range c.targets {
-		if c.targets[i].up.Name == c.prefer.upstream && c.prefer.upstream != "" {
-			first = i
-			break
-		}
-	}
-	if first < 0 {
+	first := slices.IndexFunc(c.targets, func(t target) bool { return t.up.Name == c.home.upstream })
+	if first < 0 && route != nil && route.Policy != keypool.First {
 		first = c.choose(route)
 	}
 	if first > 0 {
@@ -304,27 +304,15 @@ func (c *call) order(route *Route) {
 	}
 }
 
-// choose asks the route's policy for a target.
+// choose asks the route's policy for a target, among those whose lines left one.
 func (c *call) choose(route *Route) int {
 	want := keypool.Want{Hash: c.hash}
-	if route.Policy == keypool.First {
-		want.Hash = 0
+	at := func(line int) int {
+		return slices.IndexFunc(c.targets, func(t target) bool { return t.line == line })
 	}
-	// Targets that this client may not use, or that do not speak the operation,
-	// are none to choose.
-	index := make([]int, len(route.To))
-	q := lookup{name: c.req.Model, client: c.client, speaks: speaks(c.req.Call.Op)}
-	for i, to := range route.To {
-		index[i] = -1
-		for _, t := range c.r.routeTarget(&q, to, nil) {
-			for j := range c.targets {
-				if c.targets[j].up == t.up && c.targets[j].sent == t.sent {
-					index[i] = j
-				}
-			}
-		}
-		if index[i] < 0 {
-			want.Tried.Add(i)
+	for line := range route.To {
+		if at(line) < 0 {
+			want.Tried.Add(line)
 		}
 	}
 	lease, err := route.pool.Take(&want)
@@ -332,12 +320,11 @@ func (c *call) choose(route *Route) int {
 		return 0
 	}
 	c.routed = lease
-	return index[lease.Key()]
+	return at(lease.Key())
 }
 
 // loop makes attempts until one is committed or nothing is left to try.
 func (c *call) loop() {
-	c.most = math.MaxInt
 	for {
 		if err := c.take(); err != nil {
 			c.giveUp(err)
@@ -345,6 +332,10 @@ func (c *call) loop() {
 		}
 		o, done := c.try()
 		if done {
+			return
+		}
+		if o.gone {
+			c.deserted()
 			return
 		}
 		c.blame(&o)
@@ -360,25 +351,23 @@ func (c *call) take() error {
 	if c.lease != nil {
 		return nil
 	}
-	var none keypool.Unavailable
+	c.noUsage, c.renewed = false, false
+	var none *keypool.Unavailable
 	for _, last := range [...]bool{false, true} {
-		err := c.takeAny(last)
-		if err == nil {
+		if none = c.takeAny(last); none == nil {
 			return nil
 		}
-		none = *err
-		if err.Full {
+		if none.Full {
 			// Somebody's answer will soon be over.
-			return c.standInLine()
+			return c.standInLine(last)
 		}
 	}
-	if !c.again() {
-		return &none
+	if c.again() {
+		if none = c.takeAny(true); none == nil {
+			return nil
+		}
 	}
-	if err := c.takeAny(true); err != nil {
-		return err
-	}
-	return nil
+	return none
 }
 
 // takeAny goes through the targets in order, those to be avoided last.
@@ -386,22 +375,21 @@ func (c *call) takeAny(last bool) *keypool.Unavailable {
 	var none *keypool.Unavailable
 	for _, avoid := range [...]bool{false, true} {
 		for i := range c.targets {
-			p := &c.progress[i]
-			if p.avoid != avoid {
+			if c.progress[i].avoid != avoid {
 				continue
 			}
-			lease, err := c.targets[i].up.Pool.Take(c.want(i, last))
+			want := c.want(i, last)
+			lease, err := c.targets[i].up.Pool.Take(&want)
 			if err == nil {
-				c.target, c.at, c.lease = &c.targets[i], p, lease
+				c.use(i, lease)
 				return nil
 			}
 			var u *keypool.Unavailable
-			if !errors.As(err, &u) {
-				u = &keypool.Unavailable{}
-			}
-			if none == nil {
+			switch {
+			case !errors.As(err, &u): // Take knows no other error
+			case none == nil:
 				none = u
-			} else {
+			default:
 				none.Join(u)
 			}
 		}
@@ -409,34 +397,42 @@ func (c *call) takeAny(last bool) *keypool.Unavailable {
 	return none
 }
 
-func (c *call) want(i int, last bool) *keypool.Want {
+func (c *call) use(i int, lease *keypool.Lease) {
+	c.target, c.at, c.lease = &c.targets[i], &c.progress[i], lease
+}
+
+func (c *call) want(i int, last bool) keypool.Want {
 	t := &c.targets[i]
-	w := &keypool.Want{Model: t.sent, Tried: c.progress[i].tried, Last: last}
-	if c.isBound {
-		w.Hash = c.hash
-	}
-	if c.prefer.upstream == t.up.Name {
-		w.Prefer = c.prefer.key
+	w := keypool.Want{Model: t.sent, Tried: c.progress[i].tried, Hash: c.hash, Last: last}
+	if c.home.upstream == t.up.Name {
+		w.Prefer = c.home.key
 	}
 	return w
 }
 
+// timeLeft is how long further attempts may still start.
+func (c *call) timeLeft() time.Duration { return c.r.TryDuration - c.r.Now().Sub(c.start) }
+
 // standInLine waits for a key that is at max_requests.
-func (c *call) standInLine() error {
-	ctx, cancel := context.WithDeadline(c.in.Context(), c.start.Add(c.r.TryDuration))
+func (c *call) standInLine(last bool) error {
+	ctx, cancel := context.WithTimeout(c.in.Context(), c.timeLeft())
 	defer cancel()
 	pools := make([]*keypool.Pool, len(c.targets))
 	wants := make([]*keypool.Want, len(c.targets))
 	for i := range c.targets {
-		pools[i], wants[i] = c.targets[i].up.Pool, c.want(i, false)
+		want := c.want(i, last)
+		pools[i], wants[i] = c.targets[i].up.Pool, &want
 	}
 	i, lease, err := keypool.Wait(ctx, pools, wants)
 	if err != nil {
 		return err
 	}
-	c.target, c.at, c.lease = &c.targets[i], &c.progress[i], lease
+	c.use(i, lease)
 	return nil
 }
+
+// firstBackoff is the pause before a key is used again that has just failed.
+const firstBackoff = 250 * time.Millisecond
 
 // again allows keys that failed, and not for a reason that lasts, to be used
 // once more after a pause.
@@ -448,15 +444,12 @@ func (c *call) again() bool {
 			p.tried, any = p.spent.Clone(), true
 		}
 	}
-	if !any {
+	c.backoff = max(2*c.backoff, firstBackoff)
+	if !any || c.backoff >= c.timeLeft() {
 		return false
-	}
-	if c.backoff == 0 {
-		c.backoff = firstBackoff
 	}
 	pause := time.NewTimer(c.backoff)
 	defer pause.Stop()
-	c.backoff *= 2
 	select {
 	case <-pause.C:
 		return true
@@ -465,80 +458,89 @@ func (c *call) again() bool {
 	}
 }
 
-// firstBackoff is the pause before a key is used again that has just failed.
-const firstBackoff = 250 * time.Millisecond
-
 // blame reports what the attempt said of its key and remembers it for this call.
 func (c *call) blame(o *outcome) {
-	if o.gone {
-		c.endAttempt()
-		return
-	}
+	c.endAttempt()
+	c.logFailed(o.class, o.reason, o.until)
 	if !o.until.IsZero() && (c.wait.IsZero() || o.until.Before(c.wait)) {
 		c.wait = o.until
 	}
-	v := keypool.Verdict{Class: o.class, Until: o.until, Model: o.model, Reason: o.reason}
-	if o.class == keypool.Failed || o.class == keypool.Unreachable {
-		v.Request = c.req.Identity() | 1
-		c.at.fails++
-	}
-	sameKey := o.next == withoutUsage || o.next == withoutReasoning || o.next == renewed
-	if !sameKey {
-		c.lease.Report(v)
-	}
-	c.logFailed(o.class, o.reason, waitField(o.until, c.r.Now())...)
-	key := c.lease.Key()
-	c.at.tried.Add(key)
-	switch o.class {
-	case keypool.Invalid, keypool.Exhausted, keypool.Limited, keypool.ModelOff:
-		c.at.spent.Add(key)
-	}
 	switch o.next {
-	case otherTarget:
-		c.at.avoid = true
-	case otherKey:
-		c.at.avoid = c.at.avoid || !o.free && c.at.fails >= 2
 	case withoutUsage:
 		c.noUsage = true
 		c.target.up.refusesUsage.add(c.target.sent, c.r.Now())
+		return
 	case withoutReasoning:
 		c.stripped = c.req.DropReasoning()
 		c.body = nil
-	case renewed:
+		return
+	case withFreshToken:
 		c.renewed = true
+		return
 	}
-	c.endAttempt()
-	if !sameKey {
-		c.dropLease()
+	key := c.lease.Key()
+	c.at.tried.Add(key)
+	switch o.class {
+	case keypool.Failed, keypool.Unreachable:
+		c.at.fails++
+	case keypool.Invalid, keypool.Exhausted, keypool.Limited, keypool.ModelOff:
+		c.at.spent.Add(key)
 	}
+	c.lease.Report(c.verdict(o))
+	if o.next == otherTarget || o.next == otherKey && c.failsHere() >= 2 {
+		for i := range c.targets {
+			if c.targets[i].up == c.target.up {
+				c.progress[i].avoid = true
+			}
+		}
+	}
+	c.dropLease()
+}
+
+func (c *call) verdict(o *outcome) keypool.Verdict {
+	v := keypool.Verdict{Class: o.class, Until: o.until, Model: o.model, Reason: o.reason}
+	if o.class == keypool.Failed || o.class == keypool.Unreachable {
+		v.Request = c.req.Identity() | 1 // zero would be a request like no other
+	}
+	return v
+}
+
+// failsHere counts the attempts that failed at the target's upstream.
+func (c *call) failsHere() int {
+	n := 0
+	for i := range c.targets {
+		if c.targets[i].up == c.target.up {
+			n += c.progress[i].fails
+		}
+	}
+	return n
 }
 
 // logFailed writes the one line of an attempt that failed. It never holds what
 // was asked or answered.
-func (c *call) logFailed(class keypool.Class, reason string, more ...zap.Field) {
+func (c *call) logFailed(class keypool.Class, reason string, until time.Time) {
 	level := zap.WarnLevel
 	if class == keypool.Neutral {
 		level = zap.DebugLevel // the client's own fault
 	}
-	if ce := c.r.Log.Check(level, "attempt failed"); ce != nil {
-		ce.Write(append([]zap.Field{
-			zap.String("request", c.trace.Request), zap.Int("attempt", c.trace.Attempts),
-			zap.String("upstream", c.target.up.Name), zap.String("key", c.lease.Label()),
-			zap.Stringer("class", class), zap.String("reason", reason),
-		}, more...)...)
+	ce := c.r.Log.Check(level, "attempt failed")
+	if ce == nil {
+		return
 	}
-}
-
-func waitField(until, now time.Time) []zap.Field {
-	if until.IsZero() {
-		return nil
+	fields := []zap.Field{
+		zap.String("request", c.trace.Request), zap.Int("attempt", c.trace.Attempts),
+		zap.String("upstream", c.target.up.Name), zap.String("key", c.lease.Label()),
+		zap.Stringer("class", class), zap.String("reason", reason),
 	}
-	return []zap.Field{zap.Duration("wait", until.Sub(now))}
+	if !until.IsZero() {
+		fields = append(fields, zap.Duration("wait", until.Sub(c.r.Now())))
+	}
+	ce.Write(fields...)
 }
 
 // goOn says whether another attempt may follow.
 func (c *call) goOn(o *outcome) bool {
-	if o.gone || o.next == finish || o.next == withoutReasoning && !c.stripped {
+	if o.next == finish || o.next == withoutReasoning && !c.stripped {
 		return false
 	}
 	if !o.free {
@@ -547,71 +549,12 @@ func (c *call) goOn(o *outcome) bool {
 	if o.lastTry {
 		c.most = min(c.most, c.trace.Attempts+1)
 	}
-	return c.retries <= c.r.Retries && c.trace.Attempts < c.most &&
-		c.r.Now().Sub(c.start) < c.r.TryDuration && c.in.Context().Err() == nil
-}
-
-// giveUp answers with the best that there is. err says why no key could be had;
-// nil if one could, but no further attempt is allowed.
-func (c *call) giveUp(err error) {
-	c.settlePending(true)
-	if c.in.Context().Err() != nil {
-		return
-	}
-	var none *keypool.Unavailable
-	if errors.As(err, &none) && !none.Until.IsZero() && (c.wait.IsZero() || none.Until.Before(c.wait)) {
-		c.wait = none.Until
-	}
-	if c.last.status == 0 && c.last.err == nil {
-		c.last.err = unavailable(err)
-	}
-	c.retryAfter()
-	if c.last.err != nil {
-		c.refuse(c.last.err)
-		return
-	}
-	c.writeRefusal()
-}
-
-func unavailable(err error) *dialect.Error {
-	var none *keypool.Unavailable
-	switch {
-	case errors.As(err, &none) && none.Limited:
-		return &dialect.Error{Fault: dialect.RateLimited, Message: "every upstream key that could serve this request is over a limit"}
-	case errors.As(err, &none) && none.Refused:
-		return &dialect.Error{Fault: dialect.BadUpstream, Message: "the upstream refuses the gateway's credentials"}
-	}
-	return &dialect.Error{Fault: dialect.Unavailable, Message: "no upstream key is free to serve this request; try again in a moment"}
-}
-
-// retryAfter tells the client the earliest return that anybody named, if the
-// answer is one to be asked again for.
-func (c *call) retryAfter() {
-	status := c.last.status
-	if c.last.err != nil {
-		status = c.last.err.HTTPStatus()
-	}
-	if c.wait.IsZero() || status != http.StatusTooManyRequests && status < 500 {
-		return
-	}
-	if wait := c.wait.Sub(c.r.Now()); wait > 0 {
-		c.w.Header()["Retry-After"] = []string{strconv.FormatInt(int64(math.Ceil(wait.Seconds())), 10)}
-	}
+	return c.retries <= c.r.Retries && c.trace.Attempts < c.most && c.timeLeft() > 0 && c.in.Context().Err() == nil
 }
 
 func (c *call) dropLease() {
 	if c.lease != nil {
 		c.lease.Release()
 		c.lease = nil
-	}
-}
-
-// till is where every call ends, whichever way it left.
-func (c *call) till() {
-	c.settlePending(true)
-	c.endAttempt()
-	c.dropLease()
-	if c.routed != nil {
-		c.routed.Release()
 	}
 }

@@ -1,227 +1,249 @@
 package relay
 
 import (
+	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/keypool"
 	"github.com/floway/floway/usage"
 )
 
-// maxHold is how long an answer without content is kept back after its header
-// came: so long another key can still serve the request.
-const maxHold = 200 * time.Millisecond
-
-// downstream is the way to the client. Until it is committed, what is to be
-// forwarded is held; the call's goroutine and the hold's timer may commit it.
-type downstream struct {
-	mu        sync.Mutex
-	committed bool
-	closed    bool // the timer comes too late
-	timer     *time.Timer
-	held      []byte
-	flush     *http.ResponseController
-	err       error // of writing to the client
-	window    []byte
+// passing is how far an answer is on its way through.
+type passing struct {
+	whole bool  // the answer has come to its end
+	total int64 // bytes that came
+	known int64 // bytes that are to come in all; negative if nobody said
+	json  bool  // it is to be JSON, and no event stream
+	first byte  // of what came, but for blanks
 }
-
-func (d *downstream) clear() {
-	held, window := d.held, d.window
-	if cap(held) > dialect.MaxEvent {
-		held = nil
-	}
-	if cap(window) > smallWindow {
-		window = nil // most calls need little
-	}
-	d.committed, d.closed, d.timer, d.flush, d.err = false, false, nil, nil, nil
-	d.held, d.window = held[:0], window
-}
-
-// Sizes of the window through which answers pass: a small one for streams, of
-// which thousands may be open, and room for one that has more to give.
-const (
-	smallWindow = 4 << 10
-	plainWindow = 32 << 10
-)
 
 // deliver passes an answer of success on. done is false if it failed before the
 // point of no return.
 func (c *call) deliver(res *http.Response) (o outcome, done bool) {
-	events := strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
-	c.answer.Reset(c.req.Call.Op, events, c.asked && !c.req.AsksUsage)
+	kind := res.Header.Get("Content-Type")
+	events := isType(kind, "text/event-stream")
+	c.answer.Reset(c.req.Call.Op, events, c.asked)
+	c.answered = true
 	src := decoded(res)
-	d := &c.down
-	d.mu.Lock()
-	d.committed, d.closed, d.held, d.err = false, false, d.held[:0], nil
-	d.mu.Unlock()
-	defer d.close()
-	if events {
-		return c.deliverEvents(res, src)
+	p := passing{known: res.ContentLength, json: isType(kind, "application/json")}
+	d := c.down
+	d.hold(res)
+	flows := false // nothing can be healed any more
+	n := 0         // bytes in the window
+	for {
+		if flows && !c.answer.Terminal {
+			d.timer.Reset(c.idle())
+		}
+		d.reading.Store(true)
+		m, err := src.Read(d.window[n:])
+		d.reading.Store(false)
+		n += m
+		c.rec.ResponseBytes += int64(m)
+		full := n == len(d.window)
+		var ready, rest []byte
+		if events {
+			ready, rest = c.lookEvents(&p, d.window[:n], err)
+		} else {
+			ready, err = d.window[:n], c.lookPlain(&p, d.window[:n], err)
+		}
+		if c.answer.Content && c.rec.FirstByte == 0 {
+			c.firstByte()
+		}
+		if !flows {
+			var lost bool
+			if flows, lost = c.hold(&p, ready, err); lost {
+				return c.lost(res), false
+			}
+		}
+		if flows && c.pass(&p, ready, err) {
+			return outcome{}, true
+		}
+		n = copy(d.window, rest)
+		if n == len(d.window) || full && !events {
+			d.widen(events)
+		}
 	}
-	return c.deliverPlain(res, src)
 }
 
-// close keeps the timer from touching what is over.
-func (d *downstream) close() {
-	d.mu.Lock()
-	d.closed = true
-	d.mu.Unlock()
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
+// lookEvents watches events that came. ready is what is to be forwarded, rest
+// what must stand in front of what comes next.
+func (c *call) lookEvents(p *passing, window []byte, err error) (ready, rest []byte) {
+	a := &c.answer
+	full := len(window) == len(c.down.window) && len(window) >= dialect.MaxEvent
+	ready, used := a.Split(window, full)
+	rest = window[used:]
+	if err == io.EOF && a.Rest(rest) {
+		// It stands behind ready in the window, or beyond events that are hidden.
+		ready, rest = append(ready, rest...), nil
 	}
+	p.whole = a.Terminal || err == io.EOF && (a.Finished || !a.HasEnd())
+	return ready, rest
 }
 
-// holdUntil arms the timer that commits an answer which takes its time.
-func (c *call) holdUntil(res *http.Response) {
-	d := &c.down
-	d.timer = time.AfterFunc(max(0, maxHold-c.r.Now().Sub(c.headerAt)), func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.closed || d.committed {
-			return
+// lookPlain watches a piece of another answer. It returns io.EOF also where the
+// length of the answer says that this was its end.
+func (c *call) lookPlain(p *passing, piece []byte, err error) error {
+	a := &c.answer
+	a.Feed(piece)
+	if p.first == 0 {
+		if piece := bytes.TrimLeft(piece, " \t\r\n"); len(piece) > 0 {
+			p.first = piece[0]
 		}
-		c.commit(res)
-		if len(d.held) > 0 {
-			_, d.err = c.w.Write(d.held)
-			d.held = d.held[:0]
-		}
-		if d.err == nil {
-			d.err = d.flush.Flush()
-		}
-	})
+	}
+	if p.total += int64(len(piece)); p.total == p.known && err == nil {
+		err = io.EOF
+	}
+	switch {
+	case err != io.EOF:
+	case p.total == 0:
+		// Nothing is no answer where a model was asked to make one.
+		p.whole = c.rec.Status != http.StatusOK || !billed(c.req.Call.Op)
+	case p.json && p.first == '{':
+		p.whole = a.Finished // else it has no end, whatever the connection says
+	default:
+		p.whole = true
+	}
+	return err
+}
+
+// hold keeps an answer back whose content has not begun, and commits it once that
+// has. flows says that it is on its way to the client, lost that it failed before.
+func (c *call) hold(p *passing, ready []byte, err error) (flows, lost bool) {
+	d, a := c.down, &c.answer
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	more := err == nil && len(d.held)+len(ready) <= maxHeld
+	if a.EventStream() {
+		lost = a.Failed || err != nil && !p.whole && !a.Content
+		more = more && !a.Content && !p.whole
+	} else {
+		// A JSON object is of no use before its end: as much as fits is gathered,
+		// so that it leaves in one piece and can still be healed. An array is one
+		// of Google's streams.
+		lost = err != nil && (!p.whole || a.Failed)
+		more = more && p.json && p.first != '['
+	}
+	switch {
+	case d.phase == flowing: // the timer was first
+		return true, false
+	case lost:
+		d.phase = over
+		return false, true
+	case more:
+		d.held = append(d.held, ready...)
+		return false, false
+	}
+	c.commit()
+	return true, false
 }
 
 // commit sends the header. From here on nothing can be healed. The lock is held.
-func (c *call) commit(res *http.Response) {
-	d := &c.down
-	d.committed = true
+func (c *call) commit() {
+	d := c.down
+	res := d.res
+	d.phase, d.res = flowing, nil
 	h := c.w.Header()
 	c.copyHeader(res.Header)
+	c.copyIDs(res.Header)
 	if enc := res.Header["Content-Encoding"]; len(enc) > 0 {
 		h["Content-Encoding"] = enc
 	}
-	if c.answer.EventStream() {
+	switch length := res.Header["Content-Length"]; {
+	case c.answer.EventStream():
 		h["X-Accel-Buffering"] = noBuffer
-	} else if res.ContentLength >= 0 {
+	case res.ContentLength < 0:
+	case len(length) == 1:
+		h["Content-Length"] = length
+	default:
 		h["Content-Length"] = []string{strconv.FormatInt(res.ContentLength, 10)}
-	}
-	if d.flush == nil {
-		d.flush = http.NewResponseController(c.w)
 	}
 	c.trace.Status = res.StatusCode
 	c.w.WriteHeader(res.StatusCode)
 }
 
-// forward sends p to the client, after whatever was held. The lock is held.
+// forward sends p to the client, after whatever was held back.
 func (c *call) forward(p []byte, flush bool) {
-	d := &c.down
-	if d.err != nil {
-		return
-	}
+	d := c.down
 	if len(d.held) > 0 {
 		d.held = append(d.held, p...)
-		p = d.held
-		d.held = d.held[:0]
+		p, d.held = d.held, d.held[:0]
 	}
-	if len(p) > 0 {
-		if _, d.err = c.w.Write(p); d.err != nil {
-			return
-		}
-		c.rec.ResponseBytes += int64(len(p))
+	if d.err == nil && len(p) > 0 {
+		_, d.err = c.w.Write(p)
+		d.between = endsEvent(p)
 	}
-	if flush {
-		d.err = d.flush.Flush()
-	}
-}
-
-func (c *call) deliverEvents(res *http.Response, src io.Reader) (o outcome, done bool) {
-	d, a := &c.down, &c.answer
-	if d.window == nil {
-		d.window = make([]byte, smallWindow)
-	}
-	c.holdUntil(res)
-	idle := c.idle()
-	n := 0 // bytes in the window
-	for {
-		c.watch(idle)
-		m, err := src.Read(d.window[n:])
-		n += m
-		ready, used := a.Split(d.window[:n], n == len(d.window) && n >= dialect.MaxEvent)
-		if err != nil {
-			if a.Rest(d.window[used:n]) {
-				ready = append(ready, d.window[used:n]...) // behind it in the window, or past hidden events
-			}
-			used = n
+	if d.err == nil && flush {
+		if d.flush == nil {
+			d.flush = http.NewResponseController(c.w)
 		}
-		if a.Content && c.rec.FirstByte == 0 {
-			c.firstByte()
-		}
-		d.mu.Lock()
-		if !d.committed {
-			switch {
-			case a.Failed:
-				d.mu.Unlock()
-				return c.failedEarly(), false
-			case err != nil && !a.Content && !a.Finished:
-				d.mu.Unlock()
-				o := c.cutEarly(err)
-				return o, o.gone
-			case a.Content || a.Finished || err != nil:
-				c.commit(res)
-			}
-		}
-		if a.Terminal {
-			c.served()
-			idle = lingering
-		}
-		if d.committed {
-			c.forward(ready, len(ready) > 0 || len(d.held) > 0)
-		} else {
-			d.held = append(d.held, ready...)
-		}
-		d.mu.Unlock()
-		if d.err != nil {
-			c.left()
-			return outcome{}, true
-		}
-		if err != nil {
-			c.endEvents(err)
-			return outcome{}, true
-		}
-		if used > 0 {
-			copy(d.window, d.window[used:n])
-			n -= used
-		}
-		if n == len(d.window) {
-			d.window = append(make([]byte, 0, 4*len(d.window)), d.window...)
-			d.window = d.window[:cap(d.window)]
+		if d.err = d.flush.Flush(); errors.Is(d.err, http.ErrNotSupported) {
+			d.err = nil
 		}
 	}
 }
 
-// lingering is how long an upstream may take to end a stream behind its last
-// event. Reading to the end keeps the connection in use.
-const lingering = 5 * time.Second
-
-// endEvents ends a stream that was committed.
-func (c *call) endEvents(err error) {
+// pass forwards a piece of an answer that flows, and says whether it was the
+// last. The attempt is settled before the client can see the answer's end.
+func (c *call) pass(p *passing, ready []byte, err error) (ended bool) {
 	a := &c.answer
-	switch {
-	case a.Terminal:
-		return // settled; whatever came behind it does not matter
-	case err == io.EOF && (a.Finished || !a.HasEnd()):
+	if a.Content && a.EventStream() && !a.Failed && !c.proved {
+		// Others may be waiting to know that the key serves again.
+		c.proved = true
+		c.lease.Report(keypool.Verdict{Class: keypool.Served})
+	}
+	if p.whole && c.open {
 		c.served()
+	}
+	if len(ready) > 0 || len(c.down.held) > 0 {
+		// After a polite end the server flushes by itself.
+		c.forward(ready, err == nil || !p.whole || a.Failed)
+	}
+	switch {
+	case c.down.err != nil:
+		c.left()
+	case p.whole && a.Failed && !a.Finished:
+		panic(http.ErrAbortHandler) // an error event is no polite end
+	case err == nil:
+		if a.Terminal {
+			c.linger()
+		}
+		return false
+	case p.whole:
 	case c.in.Context().Err() != nil:
 		c.left()
 	default:
 		c.cut()
 	}
+	return true
+}
+
+// linger gives the upstream a while to end a stream behind its last event.
+func (c *call) linger() {
+	if !c.lingers {
+		c.lingers = true
+		c.down.timer.Reset(lingering)
+	}
+}
+
+// served books an answer that came to its end, or to its error event.
+func (c *call) served() {
+	if c.answer.Failed {
+		o := c.problemOutcome()
+		c.report(&o)
+		c.rec.Outcome = usage.Cut
+	} else {
+		c.lease.Report(keypool.Verdict{Class: keypool.Served})
+		c.rec.Outcome = usage.Served
+		c.rec.Model = c.r.bookedAs(c.target.up, c.target.model, true)
+		c.remember()
+	}
+	c.count()
+	c.settle(true)
 }
 
 // cut ends an answer that broke off: with an error event, and with a broken
@@ -231,52 +253,63 @@ func (c *call) cut() {
 	if c.silent() {
 		reason = "the upstream fell silent in the middle of the answer"
 	}
-	c.report(keypool.Failed, reason)
+	c.report(&outcome{class: keypool.Failed, reason: reason})
 	c.rec.Outcome = usage.Cut
 	c.count()
 	c.settle(true)
-	e := &dialect.Error{Fault: dialect.BadUpstream, Message: reason, Request: c.trace.Request}
-	c.down.mu.Lock()
 	if c.answer.EventStream() {
-		c.forward(e.Event(c.req.Call.Op, c.answer.Events), true)
+		e := &dialect.Error{Fault: dialect.BadUpstream, Message: reason, Request: c.trace.Request}
+		event := e.Event(c.req.Call.Op, c.answer.Events)
+		if !c.down.between {
+			event = append([]byte("\n\n"), event...)
+		}
+		c.forward(event, true)
 	}
-	c.down.mu.Unlock()
 	panic(http.ErrAbortHandler)
 }
 
-// left ends an answer whose client has gone.
+// left ends an answer whose client has gone, or which the server gives up.
 func (c *call) left() {
-	c.rec.Outcome = usage.Left
-	c.count()
-	c.settle(true)
+	if c.open {
+		c.rec.Outcome = usage.Left
+		c.count()
+		if c.answer.Content {
+			c.remember() // a response that is kept can be asked for again
+		}
+		c.settle(true)
+	}
+	panic(http.ErrAbortHandler)
 }
 
-// served books an answer that came to its end, or to its error event.
-func (c *call) served() {
-	if !c.open {
-		return
-	}
-	if c.answer.Failed && c.answer.EventStream() {
+// report says of the key what a committed answer came to. If it was reported to
+// serve that stands: what fails behind the first content is held against nobody.
+func (c *call) report(o *outcome) {
+	c.logFailed(o.class, o.reason, o.until)
+	c.lease.Report(c.verdict(o))
+}
+
+// lost is the outcome of an answer that failed before the point of no return.
+func (c *call) lost(res *http.Response) (o outcome) {
+	a := &c.answer
+	switch {
+	case c.in.Context().Err() != nil:
+		o = outcome{gone: true}
+		c.rec.Outcome = usage.Left
+	case a.Failed:
+		o = c.problemOutcome()
+		c.rec.Outcome = usage.Refused
+		if a.EventStream() && a.Content {
+			c.rec.Outcome = usage.Cut
+		}
+		c.keep(c.refusalOf(problemStatus(&a.Problem), res.Header, nil, &a.Problem, &o))
+	default:
+		o = outcome{class: keypool.Failed, next: otherKey, reason: "cut before content"}
 		c.rec.Outcome = usage.Cut
-		c.report(keypool.Failed, "error event in the middle of the answer")
-	} else {
-		c.rec.Outcome = usage.Served
-		c.rec.Model = c.r.bookedAs(c.target.up, c.target.model, true)
-		c.remember()
-		c.report(keypool.Served, "")
+		c.keep(refusal{header: res.Header, rank: noAnswer, err: &dialect.Error{Fault: dialect.BadUpstream,
+			Message: "the upstream broke off before it had answered anything"}})
 	}
 	c.count()
-	c.settle(true)
-}
-
-// report says of the key what a committed answer came to.
-func (c *call) report(class keypool.Class, reason string) {
-	v := keypool.Verdict{Class: class, Reason: reason}
-	if class == keypool.Failed {
-		v.Request = c.req.Identity() | 1
-		c.logFailed(class, reason)
-	}
-	c.lease.Report(v)
+	return o
 }
 
 // remember notes where the response and the conversation live.
@@ -289,7 +322,7 @@ func (c *call) remember() {
 	case c.req.Call.Op == dialect.StoredResponse && c.in.Method == http.MethodDelete:
 		c.r.Affinity.forget(responseKey(c.client.Name, c.req.Call.ID))
 	}
-	if c.isBound {
+	if c.hash != 0 {
 		c.r.Affinity.put(c.bound, at, now)
 	}
 }
@@ -301,94 +334,11 @@ func (c *call) firstByte() {
 	c.trace.FirstByte = now.Sub(c.start)
 }
 
-// failedEarly is the outcome of a stream whose error event came before content.
-func (c *call) failedEarly() outcome {
-	p := &c.answer.Problem
-	o := c.cutOutcome("error event " + clip(p.Code, 64))
-	if c.rec.Outcome, c.rec.Source = usage.Refused, usage.Upstream; c.answer.Content {
-		c.rec.Outcome = usage.Cut
-		c.count()
+// isType says whether a Content-Type is of that media type.
+func isType(header, media string) bool {
+	if len(header) < len(media) || !strings.EqualFold(header[:len(media)], media) {
+		return false
 	}
-	c.keep(refusal{class: o.class, err: &dialect.Error{Fault: dialect.BadUpstream, Message: message(p), Code: p.Code}})
-	return o
-}
-
-func message(p *dialect.Problem) string {
-	if p.Message != "" {
-		return p.Message
-	}
-	return "the upstream failed before it had answered anything"
-}
-
-// cutEarly is the outcome of an answer that ended before its content began.
-func (c *call) cutEarly(err error) outcome {
-	var o outcome
-	if c.silent() {
-		o = c.transportOutcome(err)
-	} else {
-		o = c.cutOutcome("cut before content")
-	}
-	c.failed(&o, err)
-	return o
-}
-
-func (c *call) deliverPlain(res *http.Response, src io.Reader) (o outcome, done bool) {
-	d, a := &c.down, &c.answer
-	size := plainWindow
-	if res.ContentLength >= 0 && res.ContentLength <= smallWindow {
-		size = smallWindow
-	}
-	if len(d.window) < size {
-		d.window = make([]byte, size)
-	}
-	// An answer that is JSON is of no use before its end: as much as fits is
-	// gathered, so that it leaves in one piece and can still be healed.
-	gather := strings.HasPrefix(res.Header.Get("Content-Type"), "application/json")
-	idle := c.idle()
-	for total := int64(0); ; {
-		c.watch(idle)
-		n, err := src.Read(d.window)
-		p := d.window[:n]
-		a.Feed(p)
-		if total += int64(n); total == res.ContentLength && err == nil {
-			err = io.EOF
-		}
-		if n > 0 && c.rec.FirstByte == 0 {
-			c.firstByte()
-		}
-		d.mu.Lock()
-		if !d.committed {
-			switch {
-			case err != nil && err != io.EOF:
-				d.mu.Unlock()
-				o := c.cutEarly(err)
-				return o, o.gone
-			case err == nil && gather && len(d.held)+n < plainWindow:
-				d.held = append(d.held, p...)
-				d.mu.Unlock()
-				if d.timer == nil {
-					c.holdUntil(res)
-				}
-				continue
-			}
-			c.commit(res)
-		}
-		if err == io.EOF {
-			c.served()
-		}
-		c.forward(p, err == nil)
-		d.mu.Unlock()
-		switch {
-		case d.err != nil:
-			c.left()
-			return outcome{}, true
-		case err == io.EOF:
-			return outcome{}, true
-		case err != nil && c.in.Context().Err() != nil:
-			c.left()
-			return outcome{}, true
-		case err != nil:
-			c.cut()
-		}
-	}
+	rest := strings.TrimLeft(header[len(media):], " \t")
+	return rest == "" || rest[0] == ';'
 }

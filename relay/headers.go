@@ -12,10 +12,10 @@ import (
 // Request headers that go upstream, by dialect. Everything else stays here: the
 // client's credentials and cookies, and what SDKs say of themselves.
 var passedUp = [...][]string{
-	dialect.Chat:      {"Content-Type", "Accept", "Openai-Beta", "Idempotency-Key"},
-	dialect.Responses: {"Content-Type", "Accept", "Openai-Beta", "Idempotency-Key"},
-	dialect.Messages:  {"Content-Type", "Accept", "Anthropic-Version", "Anthropic-Beta", "Idempotency-Key"},
-	dialect.Gemini:    {"Content-Type", "Accept", "Idempotency-Key"},
+	dialect.Chat:      {"Content-Type", "Accept", "Openai-Beta"},
+	dialect.Responses: {"Content-Type", "Accept", "Openai-Beta"},
+	dialect.Messages:  {"Content-Type", "Accept", "Anthropic-Version", "Anthropic-Beta"},
+	dialect.Gemini:    {"Content-Type", "Accept"},
 }
 
 var userAgent = []string{"floway"}
@@ -30,6 +30,11 @@ func (c *call) upstreamHeader(u *Upstream) http.Header {
 		if values := c.in.Header[name]; len(values) > 0 {
 			h[name] = values
 		}
+	}
+	if values := c.in.Header["Idempotency-Key"]; len(values) > 0 {
+		// Under its canonical name the transport would take it as leave to send a
+		// request twice, of which the account would know nothing.
+		h["idempotency-key"] = values
 	}
 	return h
 }
@@ -48,9 +53,11 @@ var (
 	noStore   = []string{"no-store"}
 	noBuffer  = []string{"no"}
 	closeConn = []string{"close"}
+	inASecond = []string{"1"}
 )
 
-// copyHeader puts into the client's header what passes of the upstream's.
+// copyHeader puts into the client's header what passes of the upstream's, to go
+// with the upstream's body.
 func (c *call) copyHeader(from http.Header) {
 	h := c.w.Header()
 	h["Cache-Control"] = noStore
@@ -59,6 +66,15 @@ func (c *call) copyHeader(from http.Header) {
 			h[name] = values
 		}
 	}
+}
+
+// copyIDs tells the client, and the log, of the attempt whose answer it gets: its
+// name at the upstream and the time that it took.
+func (c *call) copyIDs(from http.Header) {
+	if from == nil {
+		return
+	}
+	h := c.w.Header()
 	for _, name := range upstreamIDs {
 		if values := from[name]; len(values) > 0 {
 			h["X-Upstream-Request-Id"] = values
@@ -66,11 +82,10 @@ func (c *call) copyHeader(from http.Header) {
 			break
 		}
 	}
-	now := c.r.Now()
 	up := c.headerAt.Sub(c.sentAt)
-	all := now.Sub(c.start)
-	timing := make([]byte, 0, 48)
-	timing = append(timing, "upstream;dur="...)
+	all := c.r.Now().Sub(c.start)
+	var buf [64]byte
+	timing := append(buf[:0], "upstream;dur="...)
 	timing = appendMillis(timing, up)
 	timing = append(timing, ", gateway;dur="...)
 	timing = appendMillis(timing, all-up)

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -13,11 +14,11 @@ import (
 	"github.com/floway/floway/provider"
 )
 
-// outcome is what an attempt that was not committed means: who is to blame and
-// what comes next.
+// outcome is what an attempt that failed means: who is to blame and what comes
+// next.
 type outcome struct {
 	class  keypool.Class
-	until  time.Time // the wait that the upstream named
+	until  time.Time // the end of the wait that the upstream named
 	model  string    // the limit is for this model only
 	reason string
 	next   next
@@ -25,10 +26,8 @@ type outcome struct {
 	free bool
 	// lastTry: one more attempt and no further.
 	lastTry bool
-	// gone: the client has left; nothing is to blame.
+	// gone: the client has left; nobody is to blame and nothing comes next.
 	gone bool
-	// yields: the answer gives way to any other when all has failed.
-	yields bool
 }
 
 // next is what follows an attempt that failed.
@@ -40,154 +39,180 @@ const (
 	otherTarget              // another target, the same upstream only if there is none
 	withoutUsage             // the same key, without stream_options
 	withoutReasoning
-	renewed // the same key, with a fresh token
+	withFreshToken
 )
 
 // errSilent is why an attempt is given up that the upstream let wait too long.
 var errSilent = errors.New("the upstream is silent")
 
+// silent says that the watchdog ended the attempt.
+func (c *call) silent() bool { return context.Cause(c.ctx) == errSilent }
+
 // transportOutcome is that of an attempt which got no answer.
 func (c *call) transportOutcome(err error) outcome {
 	if c.in.Context().Err() != nil {
-		return outcome{gone: true, reason: "the client left"}
+		return outcome{gone: true}
 	}
 	o := outcome{class: keypool.Unreachable, next: otherTarget, reason: describe(err)}
 	if c.silent() {
 		o.reason, o.lastTry = "no answer within first_byte_timeout", true
-		if c.headed {
-			o.reason = "no content within idle_timeout"
-		}
 	}
 	return o
 }
 
-// silent says that the watchdog ended the attempt.
-func (c *call) silent() bool { return context.Cause(c.ctx) == errSilent }
-
-// cutOutcome is that of an answer that broke off, or said in its stream that it
-// failed, before any content.
-func (c *call) cutOutcome(reason string) outcome {
-	if c.in.Context().Err() != nil {
-		return outcome{gone: true, reason: "the client left"}
+// problemOutcome is that of an error inside an answer of success.
+func (c *call) problemOutcome() outcome {
+	p := &c.answer.Problem
+	status := problemStatus(p)
+	if status == 0 {
+		status = http.StatusInternalServerError
 	}
-	return outcome{class: keypool.Failed, next: otherKey, reason: reason}
+	o := c.answerOutcome(status, nil, p)
+	o.reason = "error event " + o.reason
+	return o
+}
+
+// problemStatus returns the status that goes with an error inside an answer of
+// success; 0 if it does not say.
+func problemStatus(p *dialect.Problem) int {
+	if n, err := strconv.Atoi(p.Code); err == nil && n >= 400 && n <= 599 {
+		return n
+	}
+	for _, word := range [...]string{p.Type, p.Code} {
+		if status := wordStatus[word]; status != 0 {
+			return status
+		}
+	}
+	return 0
+}
+
+// wordStatus are the statuses that the services send with these types and codes.
+var wordStatus = map[string]int{
+	"invalid_request_error": 400,
+	"invalid_prompt":        400,
+	"authentication_error":  401,
+	"permission_error":      403,
+	"not_found_error":       404,
+	"request_too_large":     413,
+	"rate_limit_error":      429,
+	"rate_limit_exceeded":   429,
+	"insufficient_quota":    429,
+	"overloaded_error":      529,
+	"timeout_error":         504,
 }
 
 // answerOutcome is that of an answer with a status that is no success.
 func (c *call) answerOutcome(status int, h http.Header, p *dialect.Problem) outcome {
 	meaning := c.target.up.Provider.Meaning(status, p)
-	o := outcome{reason: strconv.Itoa(status)}
+	o := outcome{class: keypool.Neutral, reason: strconv.Itoa(status)}
 	if p.Code != "" {
 		o.reason += " " + clip(p.Code, 64)
 	}
 	switch {
 	case meaning == provider.UnknownField && c.asked:
-		o.class, o.next, o.free = keypool.Neutral, withoutUsage, true
+		o.next, o.free = withoutUsage, true
 	case meaning == provider.ForeignReasoning && !c.stripped && c.req.Call.Op == dialect.CreateResponse:
-		o.class, o.next, o.free = keypool.Neutral, withoutReasoning, true
+		o.next, o.free = withoutReasoning, true
 	case status == http.StatusUnauthorized || meaning == provider.BadCredential:
 		o.class, o.next, o.free = keypool.Invalid, otherKey, true
 		if !c.renewed && c.credential.Renew() {
-			o.class, o.next = keypool.Neutral, renewed
+			o.class, o.next = keypool.Neutral, withFreshToken
 		}
 	case status == http.StatusPaymentRequired || meaning == provider.QuotaSpent:
 		o.class, o.next, o.free = keypool.Exhausted, otherKey, true
-		o.until, _ = waitNamed(h, p, c.r.Now())
+		o.until = waitNamed(h, p, c.r.Now(), maxQuotaWait)
 	case status == http.StatusTooManyRequests:
 		o.class, o.next, o.free = keypool.Limited, otherKey, true
-		o.until, _ = waitNamed(h, p, c.r.Now())
+		o.until = waitNamed(h, p, c.r.Now(), maxLimitWait)
 		if meaning != provider.AccountLimit {
 			o.model = c.target.sent
 		}
 	case meaning == provider.NoModel:
-		o.class, o.model, o.next, o.yields = keypool.ModelOff, c.target.sent, otherTarget, true
+		o.class, o.model, o.next = keypool.ModelOff, c.target.sent, otherTarget
 	case meaning == provider.Moderated:
-		o.class = keypool.Neutral
-	case status >= 300 && status < 400, retryable[status]:
+	case failing(status):
 		o.class, o.next = keypool.Failed, otherKey
-	default:
-		o.class = keypool.Neutral
 	}
 	return o
 }
 
-// retryable are the statuses that say that the upstream failed and another key
-// may fare better. 529 is Anthropic's way to say that it is overloaded.
-var retryable = map[int]bool{408: true, 500: true, 502: true, 503: true, 504: true, 529: true}
+// failing says whether a status tells that the upstream failed, so that another
+// key may fare better; redirects are not followed. The rest of 4xx is the
+// client's own fault, and what is not implemented (501) stays so.
+func failing(status int) bool {
+	switch {
+	case status == http.StatusRequestTimeout:
+		return true
+	case status >= 400 && status <= 499, status == http.StatusNotImplemented:
+		return false
+	}
+	return true
+}
 
-// maxNamedWait bounds a wait that an upstream names.
-const maxNamedWait = 24 * time.Hour
+// The longest waits that are heeded of a rate limit and of a quota.
+const (
+	maxLimitWait = 24 * time.Hour
+	maxQuotaWait = 31 * 24 * time.Hour
+)
 
-// waitNamed finds the wait that a refusal names, in any of the forms that the
-// services use; false if it names none that lies ahead.
-func waitNamed(h http.Header, p *dialect.Problem, now time.Time) (time.Time, bool) {
-	after := func(d time.Duration) (time.Time, bool) {
-		if d <= 0 {
-			return time.Time{}, false
+// waitNamed finds the end of the wait that a refusal names, in any of the forms
+// that the services use; zero if it names none that lies ahead.
+func waitNamed(h http.Header, p *dialect.Problem, now time.Time, most time.Duration) time.Time {
+	var found time.Duration
+	try := func(d time.Duration, ok bool) bool {
+		if ok && d > 0 {
+			found = min(d, most)
 		}
-		return now.Add(min(d, maxNamedWait)), true
+		return found > 0
 	}
 	for _, name := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
-		if f, err := strconv.ParseFloat(strings.TrimSpace(h.Get(name)), 64); err == nil {
-			if t, ok := after(asDuration(f / 1000)); ok {
-				return t, true
-			}
+		if ms, ok := readNumber(h.Get(name)); ok && try(asDuration(ms/1000), true) {
+			return now.Add(found)
 		}
 	}
-	if v := strings.TrimSpace(h.Get("Retry-After")); v != "" {
-		if f, err := strconv.ParseFloat(v, 64); err == nil {
-			if t, ok := after(asDuration(f)); ok {
-				return t, true
-			}
-		} else if t, err := http.ParseTime(v); err == nil {
-			if t, ok := after(t.Sub(now)); ok {
-				return t, true
-			}
-		}
+	if try(retryAfter(h.Get("Retry-After"), now)) ||
+		try(dialect.RetryDelay(p)) ||
+		try(limitReset(h, now)) ||
+		try(dialect.RetryText(p.Message)) {
+		return now.Add(found)
 	}
-	if d, ok := dialect.RetryDelay(p); ok {
-		if t, ok := after(d); ok {
-			return t, true
-		}
+	return time.Time{}
+}
+
+// retryAfter reads the header of that name: seconds or a date.
+func retryAfter(v string, now time.Time) (time.Duration, bool) {
+	if f, ok := readNumber(v); ok {
+		return asDuration(f), true
 	}
-	if d, ok := limitReset(h, now); ok {
-		if t, ok := after(d); ok {
-			return t, true
-		}
-	}
-	if d, ok := dialect.RetryText(p.Message); ok {
-		return after(d)
-	}
-	return time.Time{}, false
+	t, err := http.ParseTime(strings.TrimSpace(v))
+	return t.Sub(now), err == nil
+}
+
+// readNumber reads a decimal number; false for words like NaN and Inf too.
+func readNumber(v string) (float64, bool) {
+	f, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+	return f, err == nil && !math.IsInf(f, 0) && !math.IsNaN(f)
 }
 
 // asDuration turns seconds into a duration without overflowing.
 func asDuration(seconds float64) time.Duration {
-	if !(seconds > 0) { // NaN too
-		return 0
-	}
-	return time.Duration(min(seconds, 2*maxNamedWait.Seconds()) * float64(time.Second))
+	return time.Duration(min(max(seconds, 0), 2*maxQuotaWait.Seconds()) * float64(time.Second))
 }
 
 // limitReset reads the headers that say when a limit is over, of those limits
 // that have nothing left: OpenAI's durations, Anthropic's times, and the seconds
 // or epochs of others. The longest of them counts.
-func limitReset(h http.Header, now time.Time) (time.Duration, bool) {
-	longest, found := time.Duration(0), false
+func limitReset(h http.Header, now time.Time) (longest time.Duration, found bool) {
 	for name, values := range h {
-		lower := strings.ToLower(name)
-		var reset string
-		switch {
-		case strings.HasPrefix(lower, "x-ratelimit-remaining-"):
-			reset = "X-Ratelimit-Reset-" + name[len("x-ratelimit-remaining-"):]
-		case strings.HasPrefix(lower, "anthropic-ratelimit-") && strings.HasSuffix(lower, "-remaining"):
-			reset = name[:len(name)-len("remaining")] + "reset"
-		case lower == "x-ratelimit-remaining":
-			reset = "X-Ratelimit-Reset"
-		default:
+		if len(values) == 0 || strings.TrimSpace(values[0]) != "0" {
 			continue
 		}
-		if len(values) == 0 || strings.TrimSpace(values[0]) != "0" {
+		var reset string
+		if kind, ok := strings.CutPrefix(name, "X-Ratelimit-Remaining"); ok { // alone, or with -Requests, -Tokens …
+			reset = "X-Ratelimit-Reset" + kind
+		} else if kind, ok := strings.CutSuffix(name, "-Remaining"); ok && strings.HasPrefix(kind, "Anthropic-Ratelimit-") {
+			reset = kind + "-Reset"
+		} else {
 			continue
 		}
 		if d, ok := resetIn(strings.TrimSpace(h.Get(reset)), now); ok && d > longest {
@@ -198,18 +223,15 @@ func limitReset(h http.Header, now time.Time) (time.Duration, bool) {
 }
 
 func resetIn(v string, now time.Time) (time.Duration, bool) {
-	if v == "" {
-		return 0, false
-	}
 	if d, err := time.ParseDuration(v); err == nil {
 		return d, true
 	}
 	if t, err := time.Parse(time.RFC3339, v); err == nil {
 		return t.Sub(now), true
 	}
-	f, err := strconv.ParseFloat(v, 64)
+	f, ok := readNumber(v)
 	switch {
-	case err != nil:
+	case !ok:
 		return 0, false
 	case f > 1e12: // milliseconds since 1970
 		return time.UnixMilli(int64(min(f, 1e15))).Sub(now), true

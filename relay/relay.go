@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +31,8 @@ const (
 	DefaultIdle            = 5 * time.Minute
 )
 
-// Ledger books attempts. A nil Ledger books nothing.
+// Ledger books attempts. A nil Ledger books nothing. Records are the relay's: they
+// must not be kept.
 type Ledger interface {
 	// Reserve writes that the attempt is about to be sent. An error means that
 	// it must not be: the account could not be kept.
@@ -104,16 +106,19 @@ type RouteTarget struct {
 type Config struct {
 	Upstreams []*Upstream
 	Routes    []*Route
-	// Retries is how many further attempts are made before the first content.
+	// Retries is how many further attempts are made before the first content; 0
+	// for none.
 	Retries int
-	// TryDuration bounds when a new attempt may start.
+	// TryDuration bounds when a new attempt may start; 0 for the default.
 	TryDuration time.Duration
-	// MaxBody bounds a request's body, MaxBuffered all bodies held at once.
+	// MaxBody bounds a request's body, MaxBuffered all bodies held at once, in
+	// bytes; 0 for the defaults.
 	MaxBody, MaxBuffered int64
 	Ledger               Ledger
 	Affinity             *Affinity
 	Log                  *zap.Logger
-	// Settled, if set, is told of every attempt that has ended.
+	// Settled, if set, is told of every attempt that has ended. The record is
+	// the relay's: it must not be kept.
 	Settled func(*usage.Record)
 	// BodyStatus, if set, translates errors of reading a request's body that
 	// other handlers cause into a status.
@@ -131,13 +136,23 @@ type Relay struct {
 	byName   map[string]*Upstream
 	spelled  map[string]bool // model names that the configuration spells
 	learned  nameSet         // model names that an upstream answered with success
-	buffered atomic.Int64
+	buffered atomic.Int64    // bytes of bodies held
+	calls    sync.Pool       // of *call
 }
 
 // New checks the configuration and returns a relay that works by it.
 func New(c Config) (*Relay, error) {
 	r := &Relay{Config: c, byName: map[string]*Upstream{}, spelled: map[string]bool{}}
 	r.learned.most = 1000
+	if r.TryDuration == 0 {
+		r.TryDuration = DefaultTryDuration
+	}
+	if r.MaxBody == 0 {
+		r.MaxBody = DefaultMaxBody
+	}
+	if r.MaxBuffered == 0 {
+		r.MaxBuffered = DefaultMaxBuffered
+	}
 	if r.Now == nil {
 		r.Now = time.Now
 	}
@@ -181,6 +196,8 @@ func (r *Relay) addRoute(route *Route) error {
 		}
 		if to.Model != "*" {
 			r.spelled[to.Model] = true
+		} else if route.Pattern.Literal() {
+			r.spelled[string(route.Pattern)] = true
 		}
 		keys[i] = keypool.Key{Label: fmt.Sprint(i), Weight: max(to.Weight, 1)}
 	}

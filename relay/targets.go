@@ -12,14 +12,15 @@ type target struct {
 	up *Upstream
 	// model is the public name that the target serves, sent the upstream's own.
 	model, sent string
+	// line is the index of the route's line that names the target.
+	line int
 }
 
 // lookup is what is asked of the rules: a model's name, for whom and for what.
 type lookup struct {
 	name   string
 	client *access.Client
-	// speaks says whether an upstream can serve the operation.
-	speaks func(u *Upstream, sent string) bool
+	op     dialect.Operation // None: any
 }
 
 // resolve finds the targets for a name, best first. The first rule that leaves
@@ -33,8 +34,8 @@ func (r *Relay) resolve(q *lookup, into []target) ([]target, *Route) {
 		if !route.Pattern.Match(q.name) {
 			continue
 		}
-		for _, to := range route.To {
-			into = r.routeTarget(q, to, into)
+		for i := range route.To {
+			into = r.routeTarget(q, route, i, into)
 		}
 		if len(into) > 0 {
 			return into, route
@@ -44,18 +45,33 @@ func (r *Relay) resolve(q *lookup, into []target) ([]target, *Route) {
 	return r.rules(q, q.name, into), nil
 }
 
-func (r *Relay) routeTarget(q *lookup, to RouteTarget, into []target) []target {
+// routeTarget adds the target that a line of a route names, unless a line before
+// it named the same.
+func (r *Relay) routeTarget(q *lookup, route *Route, line int, into []target) []target {
+	to := &route.To[line]
 	name := to.Model
 	if name == "*" {
 		name = q.name
 	}
+	var buf [4]target
+	found := buf[:0]
 	if to.Upstream != "" {
 		u := r.byName[to.Upstream]
-		return q.offer(into, u, name, u.sent(name))
+		found = q.offer(found, u, name, u.sent(name))
+	} else {
+		found = r.rules(q, name, found)
 	}
-	n := len(into)
-	into = r.rules(q, name, into)
-	return into[:min(len(into), n+1)]
+	if len(found) == 0 {
+		return into
+	}
+	t := found[0]
+	for i := range into {
+		if into[i].up == t.up && into[i].sent == t.sent {
+			return into
+		}
+	}
+	t.line = line
+	return append(into, t)
 }
 
 // rules are the rules 2 to 5.
@@ -96,13 +112,8 @@ func (r *Relay) rules(q *lookup, name string, into []target) []target {
 
 // offer adds a target if the client may use it and it speaks the operation.
 func (q *lookup) offer(into []target, u *Upstream, model, sent string) []target {
-	if !q.client.MayUse(u.Name) || q.speaks != nil && !q.speaks(u, sent) {
+	if !q.client.MayUse(u.Name) || q.op != dialect.None && !u.Provider.Speaks(q.op, sent) {
 		return into
-	}
-	for _, t := range into {
-		if t.up == u && t.sent == sent {
-			return into
-		}
 	}
 	return append(into, target{up: u, model: model, sent: sent})
 }
@@ -154,8 +165,4 @@ func (u *Upstream) mayServe(name string) bool {
 	}
 	_, ok := u.declares(name)
 	return ok
-}
-
-func speaks(op dialect.Operation) func(*Upstream, string) bool {
-	return func(u *Upstream, sent string) bool { return u.Provider.Speaks(op, sent) }
 }
