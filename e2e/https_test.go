@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,9 +32,13 @@ func TestAutomaticHTTPS(t *testing.T) {
 			return
 		}
 		asked <- r.URL.Path
-		to, _ := url.Parse("http://127.0.0.1:" + strconv.Itoa(httpPort) + r.URL.RequestURI())
-		req := &http.Request{Method: r.Method, URL: to, Host: r.URL.Host}
-		resp, err := http.DefaultTransport.RoundTrip(req.WithContext(r.Context()))
+		req, err := http.NewRequestWithContext(r.Context(), r.Method, "http://127.0.0.1:"+strconv.Itoa(httpPort)+r.URL.RequestURI(), nil)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		req.Host = r.URL.Host
+		resp, err := http.DefaultTransport.RoundTrip(req)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return

@@ -22,17 +22,27 @@ const (
 	expired = "sk-client-carol-0003" // has expired
 )
 
+// environment has all keys. The configurations name them by placeholders: what
+// stands in a configuration itself, Caddy writes into its log when it debugs.
+var environment = func() []string {
+	env := []string{"ALICE=" + alice, "BOB=" + bob, "CAROL=" + expired}
+	for i := 1; i <= 9; i++ {
+		env = append(env, fmt.Sprintf("UPSTREAM_%d=sk-mock-upstream-%d", i, i))
+	}
+	return env
+}()
+
 const clients = `
 		client alice {
-			key sk-client-alice-0001
+			key {env.ALICE}
 			group team-a
 		}
 		client bob {
-			key sk-client-bob-0002
+			key {env.BOB}
 			models mock-mini
 		}
 		client carol {
-			key sk-client-carol-0003
+			key {env.CAROL}
 			expires 2020-01-01
 		}
 `
@@ -44,13 +54,14 @@ func oneKey(mock *harness.Upstream) harness.Config {
 		Floway: `
 		upstream openai mock {
 			base_url MOCK/v1
-			key sk-mock-upstream-1 as k1
+			key {env.UPSTREAM_1} as k1
 			models *
 		}` + clients + `
 		usage embedded DIR/usage
 		lb_retries 0
 `,
 		Vars: map[string]string{"MOCK": mock.URL},
+		Env:  environment,
 	}
 }
 
@@ -59,7 +70,7 @@ func oneKey(mock *harness.Upstream) harness.Config {
 func pool(mock *harness.Upstream, keys int, usage string) harness.Config {
 	var lines strings.Builder
 	for i := 1; i <= keys; i++ {
-		fmt.Fprintf(&lines, "\t\t\tkey sk-mock-upstream-%d as k%d\n", i, i)
+		fmt.Fprintf(&lines, "\t\t\tkey {env.UPSTREAM_%d} as k%d\n", i, i)
 	}
 	return harness.Config{
 		Floway: `
@@ -68,6 +79,7 @@ func pool(mock *harness.Upstream, keys int, usage string) harness.Config {
 ` + lines.String() + `			models *
 		}` + clients + usage + "\n",
 		Vars: map[string]string{"MOCK": mock.URL},
+		Env:  environment,
 	}
 }
 

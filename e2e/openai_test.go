@@ -20,9 +20,19 @@ const upstreamKey = "sk-mock-upstream-1"
 // it would get from the upstream.
 func TestOpenAISDK(t *testing.T) {
 	mock := harness.StartOpenAI(t)
-	gateway := harness.StartGateway(t, oneKey(mock))
+	c := oneKey(mock)
+	// Without names of its own an upstream serves what it lists.
+	c.Floway = strings.Replace(c.Floway, "models *\n", "\n", 1)
+	gateway := harness.StartGateway(t, c)
 	direct := openaicalls.Client(mock.URL+"/v1", upstreamKey)
 	through := openaicalls.Client(gateway.URL+"/v1", alice)
+	harness.Eventually(t, func() error {
+		a := do(t, "GET", gateway.URL+"/v1/models/mock-chat", nil, "Authorization", "Bearer "+alice)
+		if a.status != 200 {
+			return fmt.Errorf("the upstream's list was not fetched: %d %s", a.status, a.body)
+		}
+		return nil
+	})
 	for _, call := range openaicalls.All {
 		t.Run(call.Name, func(t *testing.T) {
 			var want, got openaicalls.Tape
@@ -191,7 +201,7 @@ func TestStrangeErrorBodies(t *testing.T) {
 func TestErrorsTellNoSecrets(t *testing.T) {
 	mock := harness.StartOpenAI(t)
 	gateway := harness.StartGateway(t, oneKey(mock))
-	for _, status := range []int{400, 401, 403, 429, 500} {
+	for _, status := range []int{400, 403, 429, 500, 401} {
 		body := fmt.Sprintf(`{"error":{"message":"Incorrect API key provided: %s. See https://api.example.com/?key=%s","type":"invalid_request_error","param":null,"code":"x"}}`, upstreamKey, upstreamKey)
 		if err := mock.Script(mockopenai.Rule{Behavior: mockopenai.Behavior{Status: status, Body: body}}); err != nil {
 			t.Fatal(err)

@@ -114,12 +114,12 @@ func routes(mock *harness.Upstream) harness.Config {
 	c.Floway = `
 		upstream openai east {
 			base_url MOCK/v1
-			key sk-mock-upstream-1 as k1
+			key {env.UPSTREAM_1} as k1
 			models mock-chat mock-mini
 		}
 		upstream openai west {
 			base_url MOCK/v1
-			key sk-mock-upstream-2 as k2
+			key {env.UPSTREAM_2} as k2
 			models mock-chat mock-mini
 		}
 		route split {

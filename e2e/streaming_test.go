@@ -235,28 +235,29 @@ func TestCutAnswersLookCut(t *testing.T) {
 			t.Run(protocol+" "+tt.name, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
-				resp := openStream(ctx, t, client, gateway.URL, tt.path, tt.body)
-				b, err := io.ReadAll(resp.Body)
-				body := string(b)
-				if resp.StatusCode != 200 || strings.Count(body, "\ndata: ")+1 < 40 {
-					t.Fatalf("%s: %s", resp.Status, body)
-				}
+				body, err := readStream(ctx, t, client, gateway.URL, tt.path, tt.body)
 				if ctx.Err() != nil {
 					t.Fatal("the answer does not end")
+				}
+				if err == nil {
+					t.Error("the connection was ended politely")
 				}
 				if strings.Contains(body, "data: [DONE]\n") || strings.Contains(body, "response.completed") || strings.Contains(body, `"finish_reason":"stop"`) {
 					t.Errorf("the answer looks whole:\n%s", body)
 				}
-				want := `data: {"error":{`
-				if tt.path == "/v1/responses" {
-					want = "event: response.failed\n"
+				if protocol == "HTTP/3.0" {
+					return // a stream that is reset there loses what is under way
+				}
+				if strings.Count(body, "\ndata: ")+1 < 40 {
+					t.Errorf("what came before was lost:\n%s", body)
 				}
 				last := body[strings.LastIndex(strings.TrimRight(body, "\n"), "\n\n")+2:]
-				if !strings.HasPrefix(last, want) {
-					t.Errorf("the last event is %q, not the dialect's error", last)
+				said := strings.HasPrefix(last, `data: {"error":{`)
+				if tt.path == "/v1/responses" {
+					said = strings.HasPrefix(last, "event: response.failed\n") || strings.HasPrefix(last, "event: error\n")
 				}
-				if err == nil {
-					t.Error("the connection was ended politely")
+				if !said {
+					t.Errorf("the last event is %q, not the dialect's error", last)
 				}
 			})
 		}
@@ -272,12 +273,33 @@ func TestCutAnswersLookCut(t *testing.T) {
 	})
 }
 
-func plainHTTPS(t *testing.T, g *harness.Gateway) *http.Client { return protocols(t, g.CertPool(t))["HTTP/2.0"] }
+// readStream asks for a stream and reads it until it ends or breaks.
+func readStream(ctx context.Context, t *testing.T, client *http.Client, url, path, body string) (string, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, "POST", url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+alice)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", resp.Status, b)
+	}
+	return string(b), err
+}
+
+func plainHTTPS(t *testing.T, g *harness.Gateway) *http.Client {
+	return protocols(t, g.CertPool(t))["HTTP/2.0"]
+}
 
 // What fails before the first content is healed behind the scenes.
 func TestFailuresBeforeContentAreHealed(t *testing.T) {
-	mock := harness.StartOpenAI(t)
-	gateway := harness.StartGateway(t, pool(mock, 2, embedded))
 	behaviors := map[string]mockopenai.Behavior{
 		"reset":                     {Reset: true},
 		"silent":                    {Silent: true},
@@ -295,9 +317,8 @@ func TestFailuresBeforeContentAreHealed(t *testing.T) {
 	}
 	for name, how := range behaviors {
 		t.Run(name, func(t *testing.T) {
-			if err := mock.Forget(); err != nil {
-				t.Fatal(err)
-			}
+			mock := harness.StartOpenAI(t)
+			gateway := harness.StartGateway(t, pool(mock, 2, embedded))
 			if err := mock.Script(mockopenai.Rule{Times: 1, Behavior: how}); err != nil {
 				t.Fatal(err)
 			}

@@ -37,6 +37,7 @@ func StartAuthority(t testing.TB, env ...string) *Authority {
 	file := filepath.Join(dir, "Caddyfile")
 	config := `{
 	admin off
+	default_bind 127.0.0.1
 	skip_install_trust
 	auto_https disable_redirects
 	https_port ` + port + `

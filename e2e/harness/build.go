@@ -26,9 +26,15 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// caddy and mockOpenAI are the paths of the programs, built at the first use.
+// caddy and mockOpenAI are the paths of the programs, built at the first use. The
+// variable FLOWAY_CADDY names a gateway that is built already, to test that one.
 var (
-	caddy      = sync.OnceValues(func() (string, error) { return build("caddy", "..", "./cmd/caddy") })
+	caddy = sync.OnceValues(func() (string, error) {
+		if path := os.Getenv("FLOWAY_CADDY"); path != "" {
+			return path, nil
+		}
+		return build("caddy", "..", "./cmd/caddy")
+	})
 	mockOpenAI = sync.OnceValues(func() (string, error) { return build("mockopenai", ".", "./cmd/mockopenai") })
 )
 

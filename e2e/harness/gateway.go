@@ -33,7 +33,7 @@ type Config struct {
 	Rest string
 	// Quiet keeps the log short; otherwise it has everything that Caddy can tell.
 	Quiet bool
-	Vars map[string]string
+	Vars  map[string]string
 	// Env is added to the environment, as NAME=value.
 	Env []string
 }
@@ -152,7 +152,7 @@ func (g *Gateway) caddyfile(c Config) string {
 	if !c.Quiet {
 		global += "\n\tdebug"
 	}
-	return g.fill("{\n\tadmin 127.0.0.1:" + strconv.Itoa(g.admin) + "\n\tskip_install_trust\n" + global + "\n}\n" +
+	return g.fill("{\n\tadmin 127.0.0.1:" + strconv.Itoa(g.admin) + "\n\tdefault_bind 127.0.0.1\n\tskip_install_trust\n" + global + "\n}\n" +
 		site + " {\n" + c.Before + "\n\tfloway {\n" + c.Floway + "\n\t}\n}\n" + c.Rest)
 }
 
