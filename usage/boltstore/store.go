@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,6 +41,11 @@ type Store struct {
 	genesis   string
 	retention usage.Retention
 	now       func() time.Time
+
+	writing sync.Mutex
+	// damage is what was found wrong with the file while it was open. bbolt may
+	// hold locks for ever then, so that nothing may call it any more.
+	damage atomic.Pointer[error]
 }
 
 var _ usage.Store = (*Store)(nil)
@@ -240,8 +247,14 @@ func (s *Store) String() string { return "the usage store " + s.path }
 // Retention implements usage.Store.
 func (s *Store) Retention() usage.Retention { return s.retention }
 
-// Close implements usage.Store. It waits for calls that are under way.
+// Close implements usage.Store. It waits for calls that are under way. A file that
+// turned out to be damaged stays locked until the process ends.
 func (s *Store) Close() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.damage.Load() != nil {
+		return nil
+	}
 	if err := s.db.Close(); err != nil {
 		return s.explain(err)
 	}
@@ -250,17 +263,38 @@ func (s *Store) Close() error {
 
 // view runs f in a reading transaction.
 func (s *Store) view(ctx context.Context, f func(*bbolt.Tx) error) error {
+	return s.run(ctx, s.db.View, f)
+}
+
+// update runs f in a writing transaction.
+func (s *Store) update(ctx context.Context, f func(*bbolt.Tx) error) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.run(ctx, s.db.Update, f)
+}
+
+func (s *Store) run(ctx context.Context, transact func(func(*bbolt.Tx) error) error, f func(*bbolt.Tx) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := func() (err error) {
+	if damage := s.damage.Load(); damage != nil {
+		return *damage
+	}
+	whole := false
+	func() {
 		defer survive(&err)()
-		return s.db.View(f)
+		err = transact(f)
+		whole = true
 	}()
-	if err != nil {
+	switch {
+	case err == nil, err == usage.ErrFenced, err == usage.ErrMismatch:
+		return err
+	case whole:
 		return s.explain(err)
 	}
-	return nil
+	err = s.explain(err)
+	s.damage.Store(&err)
+	return err
 }
 
 // Hello implements usage.Store.
@@ -276,23 +310,15 @@ func (s *Store) Hello(ctx context.Context, stream usage.StreamID) (usage.Greetin
 
 // Apply implements usage.Store.
 func (s *Store) Apply(ctx context.Context, b *usage.Batch) (usage.Position, error) {
-	if err := ctx.Err(); err != nil {
+	var p streamPosition
+	err := s.update(ctx, func(tx *bbolt.Tx) (err error) {
+		p, err = s.apply(tx, b)
+		return err
+	})
+	if err != nil && err != usage.ErrFenced && err != usage.ErrMismatch {
 		return usage.Position{}, err
 	}
-	var p streamPosition
-	err := func() (err error) {
-		defer survive(&err)()
-		return s.db.Update(func(tx *bbolt.Tx) (err error) {
-			p, err = s.apply(tx, b)
-			return err
-		})
-	}()
-	switch err {
-	case nil, usage.ErrFenced, usage.ErrMismatch:
-		return p.Position, err
-	default:
-		return usage.Position{}, s.explain(err)
-	}
+	return p.Position, err
 }
 
 func (s *Store) apply(tx *bbolt.Tx, b *usage.Batch) (streamPosition, error) {

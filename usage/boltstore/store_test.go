@@ -513,10 +513,33 @@ func TestDamaged(t *testing.T) {
 	_, hello := s.Hello(t.Context(), stream)
 	_, apply := s.Apply(t.Context(), &b)
 	scan := s.Scan(t.Context(), usage.Hourly, 0, noon, func(usage.Key, *usage.Counts) bool { return true })
-	for name, err := range map[string]error{"Hello": hello, "Apply": apply, "Scan": scan} {
+	_, again := s.Apply(t.Context(), &b)
+	for name, err := range map[string]error{"Hello": hello, "Apply": apply, "Scan": scan, "Apply again": again} {
 		if !errors.Is(err, usage.ErrForeign) || !strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%s of a damaged store: %v", name, err)
 		}
+	}
+}
+
+// TestDamagedWhileWriting is the worst case: bbolt panics with its writer's lock
+// held, and again when it undoes the transaction.
+func TestDamagedWhileWriting(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"), Options{})
+	err := s.run(t.Context(), func(func(*bbolt.Tx) error) error {
+		_, err := s.db.Begin(true) // and never ended
+		if err != nil {
+			return err
+		}
+		panic("page 7: not a leaf")
+	}, nil)
+	_, again := s.Apply(t.Context(), &usage.Batch{To: 1})
+	for _, err := range []error{err, again} {
+		if !errors.Is(err, usage.ErrForeign) {
+			t.Errorf("got %v, want ErrForeign", err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -46,8 +46,9 @@ type flusher struct {
 	*Ledger
 	reader  logReader
 	names   names
-	from    uint64 // the position of the store
-	greeted bool   // the store was found where it should be
+	from    uint64    // the position of the store
+	greeted bool      // the store was found where it should be
+	checked time.Time // when it was last
 	// mismatched: the last batch did not start where the store stood.
 	mismatched bool
 	lost       []gap // ranges that the reader missed
@@ -74,7 +75,7 @@ func (l *Ledger) flushLoop() {
 		switch {
 		case stopped:
 			f.greeted = false
-			f.sleep(0, l.settled)
+			f.sleep(checkEvery, l.settled)
 		case err != nil:
 			if backoff == 0 {
 				l.cfg.Log.Warn("the store does not take the ledger in", "dir", l.cfg.Dir, "error", err)
@@ -88,7 +89,8 @@ func (l *Ledger) flushLoop() {
 			if !hurried {
 				f.sleep(flushEvery, nil)
 			}
-			if !f.sleep(checkEvery, l.settled) {
+			f.sleep(time.Until(f.checked.Add(checkEvery)), l.settled)
+			if time.Since(f.checked) >= checkEvery {
 				f.greeted = false
 			}
 		}
@@ -99,21 +101,15 @@ func (l *Ledger) flushLoop() {
 	}
 }
 
-// sleep waits for d, if it is not 0, or for a signal, and says whether one came.
-func (f *flusher) sleep(d time.Duration, wake <-chan struct{}) bool {
-	var timeout <-chan time.Time
-	if d > 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		timeout = t.C
-	}
+// sleep waits for d or for a signal.
+func (f *flusher) sleep(d time.Duration, wake <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
 	case <-f.storing.Done():
-	case <-timeout:
+	case <-t.C:
 	case <-wake:
-		return true
 	}
-	return false
 }
 
 // step sends one batch, if there is anything to send. It returns whether there
@@ -136,7 +132,7 @@ func (f *flusher) step() (more bool, err error) {
 		if err := f.greet(ctx); err != nil {
 			return false, err
 		}
-		f.greeted = true
+		f.greeted, f.checked = true, time.Now()
 	}
 	b, more, err := f.cut()
 	if b == nil || err != nil {
@@ -156,6 +152,7 @@ func (f *flusher) step() (more bool, err error) {
 	case err != nil:
 		return false, err
 	}
+	f.checked = time.Now()
 	return more, f.acknowledge(b, p)
 }
 

@@ -253,8 +253,7 @@ func (l *Ledger) reserve(r *usage.Record) error {
 	return nil
 }
 
-// admit says whether there is room for another attempt, and waits for a segment
-// that is being made.
+// admit says whether another attempt may begin.
 func (l *Ledger) admit() error {
 	for {
 		switch {
@@ -269,9 +268,14 @@ func (l *Ledger) admit() error {
 		case l.spareErr != nil:
 			return fmt.Errorf("%w: %w", ErrFull, l.spareErr)
 		}
-		signal(l.provide)
-		l.changed.Wait()
+		l.awaitSegment()
 	}
+}
+
+// awaitSegment waits until another segment was made or could not be.
+func (l *Ledger) awaitSegment() {
+	signal(l.provide)
+	l.changed.Wait()
 }
 
 // Settle writes down how an attempt ended, once for each Reserve. It sets r.Time,
@@ -339,7 +343,10 @@ func (l *Ledger) Correct(was, now *usage.Record) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a, ok := l.open[was.Seq]; ok && !a.settled || l.closed || !l.spacious() {
+	for !l.spacious() && l.spareErr == nil && l.trouble == nil && !l.closed {
+		l.awaitSegment()
+	}
+	if a, ok := l.open[was.Seq]; ok && !a.settled || l.closed || !l.spacious() && l.trouble == nil {
 		l.tally.uncorrected++
 		return
 	}

@@ -336,8 +336,9 @@ func TestUnknownIsCountedWhenTheProcessDied(t *testing.T) {
 		r.Start = time.Now()
 		l.Reserve(r)
 		time.Sleep(time.Minute)
-		var a account
-		a.attempts(t, l, 2, 2)
+		q := attemptNo(2)
+		q.Start = time.Now()
+		l.Reserve(q)
 		died := time.Now()
 		kill(l)
 		time.Sleep(48 * time.Hour)

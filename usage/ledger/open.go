@@ -98,7 +98,8 @@ func (l *Ledger) takeOver() error {
 		known = false
 	}
 
-	rec, err := l.recover(spans, known)
+	// Without a genesis the store has never acknowledged anything.
+	rec, err := l.recover(spans, known || l.manifest.Genesis == "")
 	if err != nil {
 		return fmt.Errorf("recover the ledger in %s: %w", l.cfg.Dir, err)
 	}
@@ -256,8 +257,12 @@ func (l *Ledger) recover(spans []span, known bool) (rec *recovered, err error) {
 		rec.torn = r.scan.dirt
 	}
 	l.closeLast(r)
-	if rec.last == 0 && spans[0].first > 1 {
-		rec.last, rec.chain = spans[0].first-1, r.chain
+	if before := spans[len(spans)-1].first - 1; rec.last < before {
+		// Nothing of the last segment can be read, but it began behind this one.
+		if r.after < before {
+			r.missing(r.after+1, before)
+		}
+		rec.last, rec.chain, rec.unclean = before, r.chain, true
 	}
 	if l.mark.Seq > rec.last && known {
 		rec.doubtOpen()

@@ -84,11 +84,14 @@ local function bury(where, field, delta, reason)
 	end
 end
 
--- raise books one row on a hash and returns where the next one is.
-local function raise(key, prefix, a, where)
+-- raise books one row on a hash and returns where the next one is. letter goes
+-- before the fields, if there is one.
+local function raise(key, a, where, letter)
 	local last = a + 2 * tonumber(A[a])
 	for i = a + 1, last, 2 do
-		local answer = try('HINCRBY', key, prefix .. A[i], A[i + 1])
+		local field = A[i]
+		if letter then field = letter .. field end
+		local answer = try('HINCRBY', key, field, A[i + 1])
 		if type(answer) == 'table' and answer.err then
 			bury(where, A[i], A[i + 1], answer.err)
 		end
@@ -113,7 +116,7 @@ for _ = 1, tonumber(A[7]) do
 			if late == '' then
 				a = a + 1 + 2 * tonumber(A[a])
 			else
-				a = raise(LATE, late, a, K[i])
+				a = raise(LATE, a, K[i], late)
 			end
 		end
 	elseif kinds[k] ~= 'none' and kinds[k] ~= 'set' then
@@ -124,10 +127,10 @@ for _ = 1, tonumber(A[7]) do
 		for i = k + 1, k + rows do
 			local row = K[i]
 			if kinds[i] == 'hash' then
-				a = raise(row, '', a, row)
+				a = raise(row, a, row)
 			elseif kinds[i] == 'none' then
 				call('SADD', index, string.sub(row, #index + 2))
-				a = raise(row, '', a, row)
+				a = raise(row, a, row)
 				if expires ~= '0' then call('EXPIREAT', row, expires) end
 			else
 				a = refuse(row, a, 'the key holds a ' .. kinds[i])
@@ -138,7 +141,7 @@ for _ = 1, tonumber(A[7]) do
 	end
 	k = k + 1 + rows
 end
-raise(CURSOR, '', a, CURSOR)
+raise(CURSOR, a, CURSOR)
 
 if dead > 0 then
 	try('LTRIM', LETTERS, -1000, -1)

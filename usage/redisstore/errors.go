@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/redis/go-redis/v9"
 
@@ -46,11 +47,17 @@ var replies = []struct {
 // credentials to what the error says, and servers do not repeat them.
 func (s *Store) explain(err error) error {
 	class, advice := classify(err)
+	if advice == silent && s.tls {
+		advice += "; if it never does, it may speak no TLS: use redis:// in place of rediss://"
+	}
 	if class == nil {
 		return fmt.Errorf("%s: %w", s, err)
 	}
 	return fmt.Errorf("%s %w: %s (%w)", s, class, advice, err)
 }
+
+// silent is the advice about a server that does not answer.
+const silent = "it does not answer in time"
 
 func classify(err error) (class error, advice string) {
 	for _, r := range replies {
@@ -63,6 +70,7 @@ func classify(err error) (class error, advice string) {
 	var certificate *tls.CertificateVerificationError
 	var network net.Error
 	var dial *net.OpError
+	var errno syscall.Errno
 	switch {
 	case errors.Is(err, redis.ErrClosed):
 		return usage.ErrClosed, "it was let go"
@@ -74,8 +82,8 @@ func classify(err error) (class error, advice string) {
 		return usage.ErrUnreachable, "is it running, and is the address right?"
 	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, context.DeadlineExceeded),
 		errors.As(err, &network) && network.Timeout():
-		return usage.ErrUnreachable, "it does not answer in time"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial):
+		return usage.ErrUnreachable, silent
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial), errors.As(err, &errno):
 		return usage.ErrUnreachable, "the connection broke; if it always does, the server may want rediss://"
 	case strings.Contains(err.Error(), "sentinels are unreachable"), strings.Contains(err.Error(), "sentinel: "):
 		return usage.ErrUnreachable, "no sentinel names a master: check the addresses and the master's name"

@@ -14,9 +14,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/floway/floway/usage"
 )
@@ -40,11 +42,16 @@ type Store struct {
 	client    redis.UniversalClient
 	keys      keys
 	name      string
+	tls       bool
 	retention usage.Retention
 	timeout   time.Duration
 }
 
 var _ usage.Store = (*Store)(nil)
+
+// quiet silences the client library, which by itself writes a line to standard
+// error for every connection that it cannot make. All of it comes back as errors.
+var quiet = sync.OnceFunc(logging.Disable)
 
 // New makes a store. It looks at the config only and connects with the first call.
 func New(c Config) (*Store, error) {
@@ -62,12 +69,14 @@ func New(c Config) (*Store, error) {
 	s := &Store{
 		keys:      newKeys(namespace),
 		name:      "the Redis store at " + a.String(),
+		tls:       a.tls,
 		retention: c.Retention.WithDefaults(),
 		timeout:   c.Timeout,
 	}
 	if s.timeout == 0 {
 		s.timeout = defaultTimeout
 	}
+	quiet()
 	s.client = redis.NewUniversalClient(c.options(a, s.timeout))
 	return s, nil
 }
@@ -277,7 +286,7 @@ func (s *Store) Scan(ctx context.Context, t usage.Table, d usage.Dimension, star
 	for cursor := uint64(0); ; {
 		rows, next, err := s.rows(ctx, index, cursor, seen)
 		if err != nil {
-			return s.explain(err)
+			return s.explainKey(index, err)
 		}
 		for _, r := range rows {
 			// A row of somebody else's making is passed over: what should have
@@ -333,7 +342,7 @@ func (s *Store) Months(ctx context.Context) ([]time.Time, error) {
 
 	names, err := s.client.SMembers(ctx, s.keys.months()).Result()
 	if err != nil {
-		return nil, s.explain(err)
+		return nil, s.explainKey(s.keys.months(), err)
 	}
 	months := make([]time.Time, 0, len(names))
 	for _, name := range names {
@@ -361,8 +370,15 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 		letters = p.LRange(ctx, s.keys.letters(), -usage.MaxDeadLetters, -1)
 		return nil
 	})
-	if err != nil {
-		return usage.Audit{}, s.explain(err)
+	for _, of := range []struct {
+		key string
+		err error
+	}{
+		{s.keys.streams(), streams.Err()}, {s.keys.late(), late.Err()}, {s.keys.letters(), letters.Err()}, {"", err},
+	} {
+		if of.err != nil {
+			return usage.Audit{}, s.explainKey(of.key, of.err)
+		}
 	}
 	a := usage.Audit{
 		LateHours: parseCounts(late.Val(), "h"),
@@ -411,6 +427,14 @@ func (s *Store) positions(ctx context.Context, ids []string) ([]usage.StreamPosi
 		}
 	}
 	return positions, nil
+}
+
+// explainKey is explain for a call about one key.
+func (s *Store) explainKey(key string, err error) error {
+	if said(err, "WRONGTYPE") {
+		return s.foreign("the key %s: %w", key, err)
+	}
+	return s.explain(err)
 }
 
 // foreign says that what is below our keys is not ours.

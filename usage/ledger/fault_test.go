@@ -1,0 +1,544 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/floway/floway/usage"
+	"github.com/floway/floway/usage/storetest"
+)
+
+// The n-th call to the disk goes wrong, in each way, once or for a while. What was
+// settled is counted once, or the ledger says loudly that it is not; nothing is
+// invented.
+func TestDiskThatFailsOnce(t *testing.T) {
+	for _, how := range []struct {
+		name  string
+		fault fault
+		calls int
+	}{
+		{"fails", fails, 1},
+		{"fails after the effect", failsLate, 1},
+		{"shortens", shortens, 1},
+		{"tears", tears, 1},
+		{"fails for a while", fails, 25},
+		{"shortens for a while", shortens, 25},
+	} {
+		t.Run(how.name, func(t *testing.T) {
+			for n := 1; n <= 220; n++ {
+				synctest.Test(t, func(t *testing.T) { failOnce(t, n, how.calls, how.fault) })
+				if t.Failed() {
+					t.Fatalf("at call %d", n)
+				}
+			}
+		})
+	}
+}
+
+func failOnce(t *testing.T, n, calls int, how fault) {
+	disk, store := newMemFS(), storetest.NewMemory()
+	hit := ""
+	disk.onCall(func(i int, op string) fault {
+		if i < n || i >= n+calls {
+			return fine
+		}
+		hit += " " + op
+		return how
+	})
+	c := Config{Dir: "d", Store: store, Sink: "test", FS: disk, SegmentBytes: minSegmentBytes, MaxBytes: 1 << 20}
+	var a account
+	refused, loud := 0, false
+	l, err := Open(c)
+	if err == nil {
+		for i := range 60 {
+			r := attemptNo(i)
+			r.Asked = strings.Repeat("long ", 40)
+			r.Request = strings.Repeat("id", 100)
+			if l.Reserve(r) != nil {
+				refused++
+			} else {
+				end(r, i)
+				l.Settle(r)
+				a.add(r)
+			}
+			if i%5 == 4 {
+				time.Sleep(150 * time.Millisecond)
+			}
+		}
+		// Trouble ends by itself, without a restart.
+		r := attemptNo(100)
+		err := l.Reserve(r)
+		for i := 0; i < 2*calls && err != nil; i++ {
+			time.Sleep(2 * mendEvery)
+			err = l.Reserve(r)
+		}
+		if err != nil && how != tears {
+			t.Errorf("reserve after%s: %v", hit, err)
+		} else {
+			end(r, 100)
+			l.Settle(r)
+			a.add(r)
+		}
+		if calls > 1 {
+			disk.onCall(nil)
+		}
+		loud = l.Stats().Gaps > 0
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := l.Close(ctx); err != nil {
+			if how != tears && a.sum[usage.Attempts] > 0 && !errors.Is(err, errDisk.Err) {
+				t.Errorf("close after%s: %v", hit, err)
+			}
+			loud = true
+		}
+	}
+	disk.onCall(nil)
+	l, err = Open(c)
+	if err != nil {
+		if how != tears {
+			t.Errorf("open after%s: %v", hit, err)
+		}
+		return
+	}
+	if how == tears {
+		time.Sleep(20 * time.Second) // a flush need not succeed
+	} else {
+		flush(t, l)
+	}
+	s, got := l.Stats(), totals(t, store)
+	loud = loud || s.Gaps > 0 || s.Doubtful > 0 || s.Recovered > 0 || s.Stopped != "" || s.StoreError != ""
+	want := a.sum[usage.Attempts]
+	if got[usage.Attempts] > want || got[usage.InputTokens] > a.sum[usage.InputTokens] || got[usage.UnknownAttempts] > int64(refused)+1 {
+		t.Errorf("after%s: %d attempts of %d, %d unknown: something was invented", hit, got[usage.Attempts], want, got[usage.UnknownAttempts])
+	}
+	if got[usage.Attempts] < want && (how != tears || !loud) {
+		t.Errorf("after%s: %d attempts of %d, %+v", hit, got[usage.Attempts], want, s)
+	}
+	if v, err := l.Verify(t.Context()); err != nil || !v.Equal() && !v.Unsure {
+		t.Errorf("after%s: %v %+v", hit, err, v)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	l.Close(ctx)
+}
+
+// After a loss of power the log has what Stats called synced, strictly settled
+// attempts among it, and the store knows nothing that the log does not.
+func TestLossOfPower(t *testing.T) {
+	for _, d := range []Durability{Batch, Strict, Process} {
+		t.Run(fmt.Sprint(d), func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(uint64(d), 7))
+			for range 40 {
+				synctest.Test(t, func(t *testing.T) {
+					disk, store := newMemFS(), storetest.NewMemory()
+					var settled []*usage.Record
+					next := 0
+					for range 4 {
+						l := open(t, Config{Dir: "d", Store: store, FS: disk, Durability: d, SegmentBytes: minSegmentBytes})
+						for range rnd.IntN(300) {
+							r := attemptNo(next)
+							if err := l.Reserve(r); err != nil {
+								t.Fatal(err)
+							}
+							end(r, next)
+							next++
+							l.Settle(r)
+							settled = append(settled, r)
+							if rnd.IntN(20) == 0 {
+								time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
+							}
+						}
+						after := disk.losePower(rnd)
+						safe := l.Stats().Synced
+						kill(l)
+						disk = after
+						l = open(t, Config{Dir: "d", Store: store, FS: disk, SegmentBytes: minSegmentBytes})
+						flush(t, l)
+						if n := streams(t, store); n > 1 {
+							t.Fatalf("%d streams", n)
+						}
+						if v := verify(t, l); !v.Equal() || v.Unsure && d == Strict {
+							t.Errorf("%+v", v)
+						}
+						found := make(map[string]bool)
+						err := read(disk, "d", func(e Entry) error {
+							if e.Kind == Settled {
+								if found[e.Record.Request] {
+									t.Errorf("%s is there twice", e.Record.Request)
+								}
+								found[e.Record.Request] = true
+							}
+							return nil
+						})
+						if err != nil {
+							t.Error(err)
+						}
+						kept := settled[:0]
+						for _, r := range settled {
+							switch {
+							case found[r.Request]:
+								kept = append(kept, r)
+							case d == Strict || r.Seq+1 <= safe && r.Seq+1 < l.epochStart():
+								t.Errorf("%s with the number %d is lost, although up to %d all was on the disk", r.Request, r.Seq, safe)
+							}
+						}
+						settled = kept
+						if got := totals(t, store)[usage.Attempts]; got != int64(len(settled)) || len(found) != len(settled) {
+							t.Errorf("%d attempts are counted, %d in the log, %d settled", got, len(found), len(settled))
+						}
+						shut(t, l)
+					}
+				})
+			}
+		})
+	}
+}
+
+// epochStart is the number of the first record of this opening.
+func (l *Ledger) epochStart() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current().first
+}
+
+func TestFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, store := newMemFS(), storetest.NewMemory()
+		c := Config{Dir: "d", Store: store, FS: disk, SegmentBytes: minSegmentBytes}
+		l := open(t, c)
+		synctest.Wait()
+		disk.mu.Lock()
+		disk.room = 0
+		disk.mu.Unlock()
+		var a account
+		var under []*usage.Record
+		var err error
+		for n := 0; ; n++ {
+			r := attemptNo(n)
+			if err = l.Reserve(r); err != nil {
+				break
+			}
+			under = append(under, r)
+		}
+		if !errors.Is(err, ErrFull) || len(under) < 10 {
+			t.Fatalf("after %d attempts: %v", len(under), err)
+		}
+		if s := l.Stats(); s.Refused != 1 || s.Trouble == "" {
+			t.Errorf("%+v", s)
+		}
+		// Those under way are settled, with the longest of names.
+		for n, r := range under {
+			end(r, n)
+			r.Answered, r.Tokens.Anomaly = strings.Repeat("x", 300), strings.Repeat("y", 300)
+			l.Progress(r)
+			l.Settle(r)
+			a.add(r)
+		}
+		if s := l.Stats(); s.Held != 0 || s.Open != 0 {
+			t.Errorf("%+v", s)
+		}
+		flush(t, l)
+		a.check(t, store)
+		// With room it goes on without a restart.
+		disk.mu.Lock()
+		disk.room = -1
+		disk.mu.Unlock()
+		time.Sleep(2 * mendEvery)
+		a.attempts(t, l, 1000, 1100)
+		if s := l.Stats(); s.Trouble != "" {
+			t.Errorf("%+v", s)
+		}
+		shut(t, l)
+		a.check(t, store)
+	})
+}
+
+func TestFullLog(t *testing.T) {
+	for _, policy := range []OnFull{Refuse, Continue} {
+		synctest.Test(t, func(t *testing.T) {
+			store := newFickle()
+			store.onApply(func(*usage.Batch) (before, after error) { return errDown, nil })
+			c := Config{
+				Dir: "d", Store: store, FS: newMemFS(), OnFull: policy,
+				SegmentBytes: minSegmentBytes, MaxBytes: 4 * minSegmentBytes,
+			}
+			l := open(t, c)
+			var a account
+			refused, unrecorded := 0, 0
+			for n := range 2000 {
+				r := attemptNo(n)
+				if err := l.Reserve(r); err != nil {
+					if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "limit") {
+						t.Fatal(err)
+					}
+					refused++
+					continue
+				}
+				end(r, n)
+				l.Settle(r)
+				if r.Seq == 0 {
+					unrecorded++
+					continue
+				}
+				a.add(r)
+			}
+			s := l.Stats()
+			if s.Bytes > s.MaxBytes || int(s.Refused) != refused || int(s.Unrecorded) != unrecorded ||
+				(policy == Refuse) != (refused > 0) || (policy == Continue) != (unrecorded > 0) {
+				t.Errorf("%d refused, %d unrecorded: %+v", refused, unrecorded, s)
+			}
+			// The store comes back: what it takes makes room.
+			store.onApply(nil)
+			time.Sleep(2 * maxBackoff)
+			for i := range 20 {
+				a.attempts(t, l, 5000+100*i, 5099+100*i)
+				flush(t, l)
+			}
+			a.check(t, store)
+			if s := l.Stats(); s.Bytes > s.MaxBytes {
+				t.Errorf("%+v", s)
+			}
+			if v := verify(t, l); !v.Equal() || v.Unsure {
+				t.Errorf("%+v", v)
+			}
+			shut(t, l)
+		})
+	}
+}
+
+// A segment is kept while an attempt that began in it is open, and progress lets
+// it go.
+func TestOpenAttemptKeepsItsSegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, store := newMemFS(), storetest.NewMemory()
+		c := Config{
+			Dir: "d", Store: store, FS: disk, SegmentBytes: minSegmentBytes,
+			KeepFor: time.Nanosecond, KeepBytes: 1,
+		}
+		l := open(t, c)
+		long := attemptNo(1)
+		l.Reserve(long)
+		var a account
+		for i := range 5 {
+			a.attempts(t, l, 1000*i, 1000*i+999)
+			flush(t, l)
+		}
+		oldest := func() uint64 {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.segments[0].first
+		}
+		if oldest() != 1 {
+			t.Fatal("the segment of an open attempt is gone")
+		}
+		l.Progress(long)
+		a.attempts(t, l, 1, 10)
+		flush(t, l)
+		synctest.Wait()
+		if oldest() == 1 {
+			l.mu.Lock()
+			for _, s := range l.segments { t.Log(s.first, s.last, s.open, len(s.mem), s.created) }
+			t.Log(l.mark, l.epoch, time.Now())
+			l.mu.Unlock()
+			t.Error("the segment stays although the attempt has moved on")
+		}
+		kill(l)
+		l = open(t, c)
+		if s := l.Stats(); s.Recovered != 1 {
+			t.Errorf("%+v", s)
+		}
+		flush(t, l)
+		shut(t, l)
+	})
+}
+
+func TestAcknowledgedSegmentsAreKeptForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := storetest.NewMemory()
+		l := open(t, Config{
+			Dir: "d", Store: store, FS: newMemFS(), SegmentBytes: minSegmentBytes,
+			KeepFor: time.Hour, KeepBytes: 3 * minSegmentBytes,
+		})
+		var a account
+		a.attempts(t, l, 1, 3000)
+		flush(t, l)
+		all := l.Stats().Segments
+		time.Sleep(59 * time.Minute)
+		a.attempts(t, l, 1, 1)
+		flush(t, l)
+		if n := l.Stats().Segments; n != all {
+			t.Errorf("%d of %d segments after less than an hour", n, all)
+		}
+		time.Sleep(2 * time.Minute)
+		a.attempts(t, l, 1, 1)
+		flush(t, l)
+		synctest.Wait()
+		if n := l.Stats().Segments; n >= all || n < 4 {
+			t.Errorf("%d of %d segments after an hour", n, all)
+		}
+		shut(t, l)
+		a.check(t, store)
+	})
+}
+
+// A disk whose sync fails has not kept what it was given, and a second sync would
+// lie about it.
+func TestFailedSyncIsNotTrusted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		l := open(t, Config{Dir: "d", Store: down{}, FS: disk, Durability: Strict})
+		var a account
+		a.attempts(t, l, 1, 10)
+		bad := l.current().path
+		failed := false
+		disk.onCall(func(n int, op string) fault {
+			if op == "sync" && !failed {
+				failed = true
+				return fails
+			}
+			return fine
+		})
+		a.attempts(t, l, 11, 20)
+		l.mu.Lock()
+		now := l.current().path
+		l.mu.Unlock()
+		if now == bad || !failed {
+			t.Error("the segment is still written to")
+		}
+		after := disk.losePower(rand.New(rand.NewPCG(1, 1)))
+		kill(l)
+		n := 0
+		if err := read(after, "d", func(e Entry) error {
+			if e.Kind == Settled {
+				n++
+			}
+			return nil
+		}); err != nil || n != 20 {
+			t.Errorf("%d of 20 attempts: %v", n, err)
+		}
+	})
+}
+
+// The damage hides where an attempt was settled: it is not counted again.
+func TestDamageBesideOpenAttempts(t *testing.T) {
+	for _, sent := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			disk, store := newMemFS(), newFickle()
+			if !sent {
+				store.onApply(func(*usage.Batch) (before, after error) { return errDown, nil })
+			}
+			c := Config{Dir: "d", Store: store, FS: disk}
+			l := open(t, c)
+			r := attemptNo(1)
+			l.Reserve(r)
+			l.mu.Lock()
+			path, off := l.current().path, l.current().off
+			l.mu.Unlock()
+			end(r, 1)
+			l.Settle(r)
+			var a account
+			a.attempts(t, l, 2, 50)
+			if sent {
+				flush(t, l)
+			}
+			kill(l)
+			disk.names[path].data[off+50] ^= 1
+			store.onApply(nil)
+			l = open(t, c)
+			flush(t, l)
+			s, got := l.Stats(), totals(t, store)
+			if s.Gaps != 1 || s.Missing != 1 {
+				t.Errorf("%+v", s)
+			}
+			if sent && (s.Recovered != 0 || s.Doubtful != 1 || got[usage.Attempts] != 50 || got[usage.UnknownAttempts] != 0) {
+				t.Errorf("%d attempts, %d unknown: %+v", got[usage.Attempts], got[usage.UnknownAttempts], s)
+			}
+			if !sent && (s.Recovered != 1 || got[usage.Attempts] != 49 || got[usage.UnknownAttempts] != 1) {
+				t.Errorf("%d attempts, %d unknown: %+v", got[usage.Attempts], got[usage.UnknownAttempts], s)
+			}
+			shut(t, l)
+		})
+	}
+}
+
+func TestOpenSaysWhatIsWrong(t *testing.T) {
+	made := func(t *testing.T) (*memFS, Config) {
+		disk := newMemFS()
+		c := Config{Dir: "d", Store: down{}, Sink: "one", FS: disk}
+		closeNow(t, open(t, c))
+		return disk, c
+	}
+	for _, c := range []struct {
+		name   string
+		change func(disk *memFS, c *Config)
+		want   string
+	}{
+		{"another store", func(_ *memFS, c *Config) { c.Sink = "two" }, `belongs to the store "one", not to "two"`},
+		{"no manifest", func(disk *memFS, _ *Config) { delete(disk.names, "d/stream") }, "restore it, or move the directory away"},
+		{"damaged manifest", func(disk *memFS, _ *Config) { disk.names["d/stream"].data[5] = 0 }, "which stream the log"},
+		{"no room", func(disk *memFS, _ *Config) { disk.room = 10 }, "no space left"},
+		{"in use", func(disk *memFS, _ *Config) { disk.locks["d/lock"] = true }, "in use by another ledger"},
+		{"a disk that fails", func(disk *memFS, _ *Config) {
+			disk.fault = func(_ int, op string) fault {
+				if op == "read" {
+					return fails
+				}
+				return fine
+			}
+		}, "input/output error"},
+		{"too small a limit", func(_ *memFS, c *Config) { c.MaxBytes = 1000 }, "room for two segments"},
+		{"too small a segment", func(_ *memFS, c *Config) { c.SegmentBytes = 1000 }, "64 KiB"},
+		{"no store", func(_ *memFS, c *Config) { c.Store = nil }, "needs a directory and a store"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			disk, conf := made(t)
+			c.change(disk, &conf)
+			l, err := Open(conf)
+			if err == nil {
+				closeNow(t, l)
+				t.Fatal("opened")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v", err)
+			}
+			// Nothing is locked or changed by the attempt.
+			delete(disk.locks, "d/another")
+			if c.name != "in use" && len(disk.locks) != 0 {
+				t.Error("the lock is still held")
+			}
+		})
+	}
+}
+
+func TestClockThatJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := storetest.NewMemory()
+		var offset time.Duration
+		base := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+		start := time.Now()
+		clock := func() time.Time { return base.Add(time.Since(start) + offset) }
+		store.Now = func() time.Time { return base }
+		l := open(t, Config{
+			Dir: "d", Store: store, FS: newMemFS(), Clock: clock,
+			SegmentBytes: minSegmentBytes, KeepBytes: 4 * minSegmentBytes,
+		})
+		var a account
+		for _, offset = range []time.Duration{0, time.Hour, -time.Hour, 10 * 365 * 24 * time.Hour, -10 * 365 * 24 * time.Hour} {
+			a.attempts(t, l, 1, 1000)
+			flush(t, l)
+			if s := l.Stats(); s.LagAge < 0 || s.Bytes < 4*minSegmentBytes && s.Last > 5000 {
+				t.Errorf("%+v", s)
+			}
+		}
+		if got := totals(t, store); got != a.sum {
+			t.Errorf("%d of %d attempts", got[usage.Attempts], a.sum[usage.Attempts])
+		}
+		shut(t, l)
+	})
+}
