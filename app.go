@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/floway/floway/usage/redisstore"
 )
 
 func init() {
@@ -87,7 +89,26 @@ func (a *App) Start() error {
 		h.start(reachable)
 	}
 	generations.started(a)
+	a.shareHealth()
 	return nil
+}
+
+// shareHealth exchanges what vendors say of keys with the other instances, over
+// each Redis that keeps an account.
+func (a *App) shareHealth() {
+	var seen []*sharedStore
+	for _, h := range a.handlers {
+		if h.account == nil {
+			continue
+		}
+		store := h.account.books.Load().store
+		redis, ok := store.Store.(*redisstore.Store)
+		if !ok || slices.Contains(seen, store) {
+			continue
+		}
+		seen = append(seen, store)
+		go a.share(a.ctx, redis, h.living)
+	}
 }
 
 // reachable says whether any HTTP server listens to other machines.

@@ -225,16 +225,18 @@ func (p *parser) upstream(h *Handler) error {
 	u := &Upstream{Provider: args[0]}
 	kind, ok := provider.Lookup(u.Provider)
 	if !ok {
-		return p.Errf("upstream: unknown provider %q; there are %s", u.Provider, strings.Join(provider.Names(), ", "))
+		return p.Errf("upstream: unknown provider %s; there are %s", word(u.Provider), strings.Join(provider.Names(), ", "))
 	}
 	name := u.Provider
 	if len(args) == 2 {
 		name, u.Name = args[1], args[1]
 	}
-	if !access.WellFormedLabel(name) {
-		return p.Errf("upstream: the name %q must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", name)
-	}
-	if p.upstreams[name] {
+	switch {
+	case looksSecret(name):
+		return p.Err("upstream: the name looks like a secret; write the key on a line of its own: key <secret>")
+	case !access.WellFormedLabel(name):
+		return p.Errf("upstream: the name %s must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", word(name))
+	case p.upstreams[name]:
 		return p.Errf("upstream: %q is there already; give this one another name: upstream %s <name>", name, u.Provider)
 	}
 	p.upstreams[name] = true
@@ -316,6 +318,15 @@ var secretPrefixes = []string{"sk-", "sk_", "gsk_", "xai-", "hf_", "ghp_", "gho_
 
 func looksSecret(s string) bool {
 	return slices.ContainsFunc(secretPrefixes, func(p string) bool { return strings.HasPrefix(s, p) })
+}
+
+// word quotes a word that was not expected, unless it may be a secret that stands
+// in the wrong place: errors are printed and logged.
+func word(s string) string {
+	if looksSecret(s) || strings.Contains(s, "://") || len(s) > 20 || len(s) >= minSecret && strings.ContainsAny(s, "0123456789") {
+		return fmt.Sprintf("(a word of %d characters)", len(s))
+	}
+	return strconv.Quote(s)
 }
 
 func (p *parser) upstreamKey(u *Upstream, kind provider.Kind, labels map[string]bool) error {
@@ -556,7 +567,7 @@ func (p *parser) client(list *[]*Client) error {
 	case looksSecret(name):
 		return p.Err("client: the name looks like a secret; write the key on a line of its own: key <secret>")
 	case !access.WellFormedLabel(name):
-		return p.Errf("client: the name %q must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", name)
+		return p.Errf("client: the name %s must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", word(name))
 	case p.clients[name]:
 		return p.Errf("client: %q is there already", name)
 	}
@@ -670,7 +681,7 @@ func (p *parser) usage() (*Usage, error) {
 	case u.Store == storeEmbedded || u.Store == storeOff:
 		return nil, p.Errf("usage %s: too many words follow", u.Store)
 	default:
-		return nil, p.Errf("usage: %q is not a store; there are embedded, redis and off", u.Store)
+		return nil, p.Errf("usage: %s is not a store; there are embedded, redis and off", word(u.Store))
 	}
 	err = p.inner(func() error { return p.usageBlock(u) })
 	return u, err
@@ -807,14 +818,14 @@ func (p *parser) more(list []string, name, what string) ([]string, error) {
 }
 
 func (p *parser) choice(name string, words ...string) (string, error) {
-	word, err := p.one(name, strings.Join(words, ", "))
+	given, err := p.one(name, strings.Join(words, ", "))
 	if err != nil {
 		return "", err
 	}
-	if !slices.Contains(words, word) {
-		return "", p.Errf("%s: %q was not expected; there are %s", name, word, strings.Join(words, ", "))
+	if !slices.Contains(words, given) {
+		return "", p.Errf("%s: %s was not expected; there are %s", name, word(given), strings.Join(words, ", "))
 	}
-	return word, nil
+	return given, nil
 }
 
 func (p *parser) count(name string, least int) (int, error) {
@@ -863,7 +874,7 @@ func (p *parser) size(name string) (int64, error) {
 }
 
 func (p *parser) unknown(name, where string) error {
-	return p.Errf("unrecognized subdirective %q in %s", name, where)
+	return p.Errf("unrecognized subdirective %s in %s", word(name), where)
 }
 
 var (

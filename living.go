@@ -15,6 +15,7 @@ import (
 type living struct {
 	health   *keypool.Health
 	affinity *relay.Affinity
+	notices  chan keypool.Notice // for other instances
 
 	mu       sync.Mutex
 	catalogs map[string]*relay.Catalog
@@ -27,10 +28,12 @@ const livingKey = "floway"
 
 func joinLiving() (*living, error) {
 	value, _, err := livingPool.LoadOrNew(livingKey, func() (caddy.Destructor, error) {
-		return &living{
-			health: keypool.NewHealth(nil), affinity: relay.NewAffinity(),
+		l := &living{
+			affinity: relay.NewAffinity(), notices: make(chan keypool.Notice, noticeQueue),
 			catalogs: map[string]*relay.Catalog{},
-		}, nil
+		}
+		l.health = keypool.NewHealth(l.tell)
+		return l, nil
 	})
 	if err != nil {
 		return nil, err

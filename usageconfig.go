@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"time"
 
@@ -157,25 +156,19 @@ func (s *settings) checkRedis() error {
 		return err
 	}
 	_ = store.Close()
-	namespace := s.namespace
-	if namespace == "" {
-		namespace = "floway"
-	}
-	at, err := url.Parse(s.url)
-	if err != nil {
-		return errors.New("the address of Redis is not a URL")
-	}
-	s.sink = at.Scheme + "://" + at.Host + at.Path + " " + namespace
-	return nil
+	s.sink, err = s.redis().Identity()
+	return err
 }
 
-func (s *settings) newRedis() (*redisstore.Store, error) {
+func (s *settings) redis() redisstore.Config {
 	c := redisstore.Config{URL: s.url, Username: s.username, Namespace: s.namespace, Retention: s.retention}
 	if password := s.password; password != "" {
 		c.Password = func() string { return password }
 	}
-	return redisstore.New(c)
+	return c
 }
+
+func (s *settings) newRedis() (*redisstore.Store, error) { return redisstore.New(s.redis()) }
 
 func (s *settings) openStore() (usage.Store, error) {
 	if s.store == storeRedis {

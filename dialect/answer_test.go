@@ -899,7 +899,7 @@ func BenchmarkSplit(b *testing.B) {
 		begin string
 		event string
 	}{
-		{"chat", ChatCompletions, chunk250, chunk250},
+		{"chat/250", ChatCompletions, chunk250, chunk250},
 		{"chat/small", ChatCompletions, events(hello), events(`{"id":"chatcmpl-b2","object":"chat.completion.chunk","created":1790000000,"model":"gpt-x","choices":[{"index":0,"delta":{"content":" word"}}]}`)},
 		{"chat/usageOnEach", ChatCompletions, events(hello), events(chunk(`[{"index":0,"delta":{"content":"!"}}]`, counted))},
 		{"chat/preamble", ChatCompletions, "", events(roleOnly)},

@@ -92,7 +92,7 @@ var chatFormat = format{
 	},
 	idle: func(_, data []byte) bool {
 		return !has(data, `"`, `usage"`) && !has(data, `"finish`, `_reason"`) &&
-			!has(data, `"er`, `ror"`) && !has(data, `"`, `x_groq"`)
+			!has(data, `"er`, `ror"`) && !has(data, `"x_gro`, `q"`)
 	},
 	take: takeChat,
 	read: readObject,

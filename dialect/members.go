@@ -173,7 +173,7 @@ func (m *members) feedOne(p []byte) int {
 			}
 			continue
 		}
-		if c == ' ' || c == '\n' || c == '\r' || c == '\t' {
+		if isBlank(c) {
 			i++
 			continue
 		}
@@ -387,7 +387,10 @@ func (m *members) endKey() {
 		}
 		key = []byte(s)
 	}
-	foreign := bytes.IndexFunc(key, func(c rune) bool { return c >= utf8.RuneSelf }) >= 0
+	foreign := false // it has letters beyond ASCII
+	for _, c := range key {
+		foreign = foreign || c >= utf8.RuneSelf
+	}
 	for i, name := range m.names[m.level] {
 		if name == string(key) {
 			m.want = i
@@ -456,11 +459,11 @@ func (m *members) endValue(p []byte, i int) {
 	v.start, v.end = m.valueAt, m.read+i
 	switch {
 	case !m.keep:
-		v.raw = bytes.TrimRight(p[v.start-m.read:i], blanks)
+		v.raw = trimBlanksRight(p[v.start-m.read : i])
 		v.loose, m.loose = true, true
 	default:
 		if m.hold(p[:i]); !v.long {
-			v.raw = bytes.TrimRight(m.held, blanks)
+			v.raw = trimBlanksRight(m.held)
 			m.held = nil // it belongs to the value now
 		}
 	}
@@ -470,13 +473,20 @@ func (m *members) endValue(p []byte, i int) {
 	m.want = -1
 }
 
-// blanks are the bytes that may stand between the tokens of JSON.
-const blanks = " \t\r\n"
+// isBlank marks the bytes that may stand between the tokens of JSON.
+func isBlank(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
 // trimBlanks returns p without the blanks that it begins with.
 func trimBlanks(p []byte) []byte {
-	for len(p) > 0 && (p[0] == ' ' || p[0] == '\n' || p[0] == '\r' || p[0] == '\t') {
+	for len(p) > 0 && isBlank(p[0]) {
 		p = p[1:]
+	}
+	return p
+}
+
+func trimBlanksRight(p []byte) []byte {
+	for len(p) > 0 && isBlank(p[len(p)-1]) {
+		p = p[:len(p)-1]
 	}
 	return p
 }

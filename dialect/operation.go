@@ -353,7 +353,7 @@ func findAzure(method, path string) Call {
 	if rest, ok := strings.CutPrefix(path, "/v1"); ok && strings.HasPrefix(rest, "/") {
 		return find(method, rest, true)
 	}
-	if rest, ok := strings.CutPrefix(path, "/deployments/"); ok {
+	if rest, ok := strings.CutPrefix(path, "/deployments/"); ok && !strings.HasPrefix(rest, "/") {
 		// The name may have slashes in it: clients escape them, and here they
 		// have been unescaped.
 		for i := 1; i < len(rest); i++ {

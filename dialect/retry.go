@@ -30,7 +30,7 @@ func RetryDelay(p *Problem) (time.Duration, bool) {
 
 // retryWords are the sentences in which services name a wait: OpenAI's "try
 // again in 1.2s" and "in 6m0s", Azure's "retry after 6 seconds".
-var retryWords = regexp.MustCompile(`(?i)(?:try again in|retry after|retry in)\s+((?:\d+(?:\.\d+)?(?:ms|h|m|s))+|\d+(?:\.\d+)?)\s*(milliseconds?|seconds?|minutes?|hours?|ms)?\b`)
+var retryWords = regexp.MustCompile(`(?i)(?:try again in|retry after|retry in)\s+((?:\d+(?:\.\d+)?(?:ms|h|m|s))+|\d+(?:\.\d+)?)\s*(milliseconds?|seconds?|minutes?|hours?|days?|ms)?\b`)
 
 // RetryText finds the wait that a message names.
 func RetryText(message string) (time.Duration, bool) {
@@ -42,9 +42,10 @@ func RetryText(message string) (time.Duration, bool) {
 		return d, true
 	}
 	f, err := strconv.ParseFloat(m[1], 64)
-	if err != nil || f > 1e6 {
+	if err != nil {
 		return 0, false
 	}
+	f = min(f, 1e5) // days of it are still a duration
 	unit := time.Second
 	if len(m[2]) > 0 {
 		switch m[2][0] | 0x20 {
@@ -55,6 +56,8 @@ func RetryText(message string) (time.Duration, bool) {
 			}
 		case 'h':
 			unit = time.Hour
+		case 'd':
+			unit = 24 * time.Hour
 		}
 	}
 	return time.Duration(f * float64(unit)), true

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -215,5 +216,82 @@ func TestErrorsTellNoSecrets(t *testing.T) {
 				t.Errorf("%d: %s is in the answer\n%v\n%s", status, secret, a.header, a.body)
 			}
 		}
+	}
+}
+
+// A conversation whose state lies with one account of several stays there: what
+// goes on from a response, and what brings its reasoning back.
+func TestConversationsStayWithTheirKey(t *testing.T) {
+	mock := harness.StartOpenAI(t)
+	gateway := harness.StartGateway(t, pool(mock, 5, embedded))
+	client := openaicalls.Client(gateway.URL+"/v1", alice)
+	for _, call := range openaicalls.All {
+		if !strings.HasPrefix(call.Name, "responses") {
+			continue
+		}
+		for range 3 {
+			if err := call.Do(t.Context(), client, new(openaicalls.Tape)); err != nil {
+				t.Errorf("%s: %v", call.Name, err)
+			}
+		}
+	}
+	keys := by(mock.Quiet(t), func(e *mockopenai.Entry) string { return e.Key })
+	if len(keys) != 5 {
+		t.Errorf("the pool was used so: %v", keys)
+	}
+}
+
+// The gateway knows whose a response is: after a stop, after a crash, and when
+// somebody else asks for it.
+func TestResponsesHaveOwners(t *testing.T) {
+	for store, usage := range stores(t) {
+		t.Run(store, func(t *testing.T) {
+			mock := harness.StartOpenAI(t)
+			c := pool(mock, 5, usage())
+			c.Floway = strings.Replace(c.Floway, "models mock-mini", "models mock-chat", 1)
+			gateway := harness.StartGateway(t, c)
+			var ids []string
+			for i := range 10 {
+				a := post(t, gateway.URL+"/v1/responses", alice, fmt.Sprintf(`{"model":"mock-chat","input":"number %d"}`, i))
+				var r struct{ ID string }
+				if err := json.Unmarshal(a.body, &r); err != nil || a.status != 200 {
+					t.Fatalf("%d %s", a.status, a.body)
+				}
+				ids = append(ids, r.ID)
+			}
+			check := func(when string) {
+				t.Helper()
+				plainHTTP.CloseIdleConnections() // the other end may be gone
+				wrong, example := 0, ""
+				for _, id := range ids {
+					for key, want := range map[string]int{alice: 200, bob: 404} {
+						next := fmt.Sprintf(`{"model":"mock-chat","input":"go on","previous_response_id":%q}`, id)
+						on := post(t, gateway.URL+"/v1/responses", key, next)
+						read := do(t, "GET", gateway.URL+"/v1/responses/"+id, nil, "Authorization", "Bearer "+key)
+						if on.status != want || read.status != want {
+							wrong++
+							example = fmt.Sprintf("%s goes on: %d, reads: %d, want %d: %s", key, on.status, read.status, want, on.body)
+						}
+					}
+				}
+				if wrong > 0 {
+					t.Errorf("%s: %d of %d wrong: %s", when, wrong, 2*len(ids), example)
+				}
+			}
+			check("at once")
+			c.Floway += "\n\t\tlb_retries 2\n"
+			if err := gateway.Reload(t, c); err != nil {
+				t.Fatal(err)
+			}
+			check("after a reload")
+			if err := gateway.Stop(); err != nil {
+				t.Error(err)
+			}
+			gateway.Start(t)
+			check("after a stop")
+			gateway.Kill()
+			gateway.Start(t)
+			check("after a crash")
+		})
 	}
 }

@@ -90,9 +90,7 @@ func TestBadRequests(t *testing.T) {
 	files := gateway.Files()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if err := mock.Forget(); err != nil {
-				t.Fatal(err)
-			}
+			mock.Clear(t)
 			headers := []string{"Content-Type", "application/json"}
 			if tt.key != "" {
 				headers = append(headers, "Authorization", "Bearer "+tt.key)
@@ -250,6 +248,44 @@ func TestRefusedReload(t *testing.T) {
 	harness.Eventually(t, func() error {
 		if _, sum := gateway.Usage(t, "key"); sum.Requests != 2 {
 			return fmt.Errorf("the account has %d requests of 2", sum.Requests)
+		}
+		return nil
+	})
+}
+
+// Configurations come and go; nothing of them stays.
+func TestManyReloads(t *testing.T) {
+	mock := harness.StartOpenAI(t)
+	c := oneKey(mock)
+	c.Quiet = true
+	gateway := harness.StartGateway(t, c)
+	turn := func(i int) {
+		c.Floway = strings.Replace(oneKey(mock).Floway, "lb_retries 0", fmt.Sprintf("lb_retries %d", 1+i%2), 1)
+		if err := gateway.Reload(t, c); err != nil {
+			t.Fatal(err)
+		}
+		plainHTTP.CloseIdleConnections() // the other end may be gone
+		if a := post(t, gateway.URL+"/v1/chat/completions", alice, chat("mock-chat", fmt.Sprint(i))); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+	for i := range 4 {
+		turn(i)
+	}
+	files, routines := gateway.Files(), gateway.Goroutines(t)
+	for i := range 30 {
+		turn(i)
+	}
+	harness.Eventually(t, func() error {
+		plainHTTP.CloseIdleConnections()
+		if f, r := gateway.Files(), gateway.Goroutines(t); f > files+10 || r > routines+20 {
+			return fmt.Errorf("after 30 reloads %d files, %d goroutines; before %d and %d", f, r, files, routines)
+		}
+		return nil
+	})
+	harness.Eventually(t, func() error {
+		if _, sum := gateway.Usage(t, "key"); sum.Requests != 34 {
+			return fmt.Errorf("the account has %d requests of 34", sum.Requests)
 		}
 		return nil
 	})

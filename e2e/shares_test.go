@@ -62,9 +62,7 @@ func TestWeightedRoundRobin(t *testing.T) {
 	}
 	t.Run("1 connection", func(t *testing.T) {
 		gateway := harness.StartGateway(t, c)
-		if err := mock.Forget(); err != nil {
-			t.Fatal(err)
-		}
+		mock.Clear(t)
 		ask(t, gateway.URL, "mock-chat", 11*10, 1)
 		entries := mock.Quiet(t)
 		for i := 0; i < len(entries); i += 11 {
@@ -87,9 +85,7 @@ func TestWeightedRoundRobin(t *testing.T) {
 	})
 	t.Run("32 connections", func(t *testing.T) {
 		gateway := harness.StartGateway(t, c)
-		if err := mock.Forget(); err != nil {
-			t.Fatal(err)
-		}
+		mock.Clear(t)
 		ask(t, gateway.URL, "mock-chat", 11*100, 32)
 		if got := by(mock.Quiet(t), key); !maps.Equal(got, want(100)) {
 			t.Errorf("got %v\nwant %v", got, want(100))
@@ -145,9 +141,7 @@ func TestRoutes(t *testing.T) {
 		}
 	})
 	t.Run("ordered", func(t *testing.T) {
-		if err := mock.Forget(); err != nil {
-			t.Fatal(err)
-		}
+		mock.Clear(t)
 		ask(t, gateway.URL, "ordered", 20, 4)
 		want := map[string]int{"k2 mock-mini full": 20}
 		if got := by(mock.Quiet(t), served); !maps.Equal(got, want) {
@@ -155,9 +149,7 @@ func TestRoutes(t *testing.T) {
 		}
 	})
 	t.Run("ordered, the first fails", func(t *testing.T) {
-		if err := mock.Forget(); err != nil {
-			t.Fatal(err)
-		}
+		mock.Clear(t)
 		if err := mock.Script(mockopenai.Rule{Key: "k2", Behavior: mockopenai.Behavior{Status: 429, Headers: map[string]string{"Retry-After": "600"}}}); err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package keypool
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -58,6 +59,25 @@ func BenchmarkAttemptAiling(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkWait hands slots over in a crowd of 1,000 requests on 32 slots.
+func BenchmarkWait(b *testing.B) {
+	p := New(Config{Name: "u", Keys: keysOf(8), MaxRequests: 4})
+	pools, wants := []*Pool{p}, []*Want{{Model: "m"}}
+	b.SetParallelism(max(1, 1000/runtime.GOMAXPROCS(0)))
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			_, l, err := Wait(b.Context(), pools, wants)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			runtime.Gosched() // the others come and stand in line
+			l.Report(Verdict{Class: Served})
+			l.Release()
+		}
+	})
 }
 
 func attempt(b *testing.B, p *Pool, want Want) {

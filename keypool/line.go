@@ -154,7 +154,6 @@ func (h *Health) offer(r *record, now time.Time) {
 		next := pl.behind()
 		if i, ok := pl.pool.usable(r, pl.want, now); ok {
 			next = pl.behindAll()
-			pl.pool.lift(i)
 			pl.pool.turn(i)
 			h.grant(pl, i, now)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,12 +59,13 @@ func (q *queue) wait(ctx context.Context, name string, w Want, pools ...*Pool) {
 	synctest.Wait()
 }
 
-// saw checks and forgets which Waits have ended.
+// saw checks and forgets which Waits have ended, in the order of their names.
 func (q *queue) saw(want ...string) {
 	q.Helper()
 	synctest.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	slices.Sort(q.ended)
 	if fmt.Sprint(q.ended) != fmt.Sprint(want) {
 		q.Fatalf("ended: %q, want %q", q.ended, want)
 	}
@@ -446,6 +448,23 @@ func TestWaitSeesAReset(t *testing.T) {
 			t.Errorf("ended: %q", q.ended)
 		}
 	})
+	// The same, and the key comes back by its probe.
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, func(c *Config) { c.MaxRequests = 3 })
+		q.fail("a", 3)
+		held := []*Lease{q.begin(Want{Last: true}), q.begin(Want{Last: true})}
+		time.Sleep(5 * time.Second)
+		probe := q.begin(Want{})
+		q.wait(t.Context(), "0", Want{Last: true}, q.Pool, q.Pool)
+		q.wait(t.Context(), "1", Want{Last: true}, q.Pool, q.Pool)
+		q.Pool.max, q.up.slots = 5, 5
+		probe.Report(Verdict{Class: Served})
+		q.saw("0 up/a", "1 up/a")
+		for _, l := range append(held, probe) {
+			l.Release()
+		}
+		q.empty()
+	})
 	// Another instance hears that the model is limited: nothing to wait for.
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, nil)
@@ -484,6 +503,24 @@ func TestLastResortWaitsForARefusedKey(t *testing.T) {
 		time.Sleep(1)
 		q.saw("3 up/a")
 		q.empty()
+	})
+}
+
+// Slots from the line are turns of the round like any other.
+func TestWaitKeepsTheShares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 2, nil)
+		a := q.begin(q.on("a", Want{}))
+		q.picks(100, Want{})
+		b := q.begin(Want{})
+		q.wait(t.Context(), "0", Want{})
+		a.Release()
+		q.saw("0 up/a")
+		b.Release()
+		q.empty()
+		if got := counts(q.picks(20, Want{}), 2); max(got[0], got[1]) > 11 {
+			t.Errorf("shares after the line: %v", got)
+		}
 	})
 }
 

@@ -315,6 +315,7 @@ func (p *Pool) lift(i int) {
 
 // turn counts a turn of key i.
 func (p *Pool) turn(i int) {
+	p.lift(i)
 	s := &p.slots[i]
 	p.level = s.level()
 	s.picks++

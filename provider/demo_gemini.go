@@ -36,7 +36,7 @@ func (x *demoExchange) decodeGemini(into any) error {
 	if err := knows(x.call.Model); err != nil {
 		return err
 	}
-	return x.decode(snakeName.ReplaceAllFunc(x.body, camel), into)
+	return decode(snakeName.ReplaceAllFunc(x.body, camel), into)
 }
 
 // snakeName matches names and not values: a quote within a string has a backslash

@@ -14,7 +14,7 @@ func (x *demoExchange) messages() (*demoAnswer, error) {
 		Tools      []tool     `json:"tools"`
 		ToolChoice toolChoice `json:"tool_choice"`
 	}
-	if err := x.decode(x.body, &r); err != nil {
+	if err := decode(x.body, &r); err != nil {
 		return nil, err
 	}
 	if err := knows(r.Model); err != nil {

@@ -52,7 +52,7 @@ func (x *demoExchange) chat() (*demoAnswer, error) {
 		Tools         []tool        `json:"tools"`
 		ToolChoice    toolChoice    `json:"tool_choice"`
 	}
-	if err := x.decode(x.body, &r); err != nil {
+	if err := decode(x.body, &r); err != nil {
 		return nil, err
 	}
 	if err := knows(r.Model); err != nil {
@@ -141,7 +141,7 @@ func (x *demoExchange) completions() (*demoAnswer, error) {
 		MaxTokens     *int          `json:"max_tokens"`
 		N             *int          `json:"n"`
 	}
-	if err := x.decode(x.body, &r); err != nil {
+	if err := decode(x.body, &r); err != nil {
 		return nil, err
 	}
 	if err := knows(r.Model); err != nil {
@@ -188,7 +188,7 @@ func (x *demoExchange) embeddings() (*demoAnswer, error) {
 		Dimensions *int   `json:"dimensions"`
 		Format     string `json:"encoding_format"`
 	}
-	if err := x.decode(x.body, &r); err != nil {
+	if err := decode(x.body, &r); err != nil {
 		return nil, err
 	}
 	if err := knows(r.Model); err != nil {

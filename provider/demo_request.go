@@ -13,8 +13,8 @@ import (
 
 // What the demo reads of requests. Only what its answers depend on is decoded.
 
-// decode reads a body.
-func (x *demoExchange) decode(body []byte, into any) error {
+// decode reads a body; a *dialect.Error says what is wrong with it.
+func decode(body []byte, into any) error {
 	err := json.Unmarshal(body, into)
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError

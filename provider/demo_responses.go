@@ -16,7 +16,7 @@ func (x *demoExchange) responses() (*demoAnswer, error) {
 		ToolChoice   toolChoice `json:"tool_choice"`
 		Previous     *string    `json:"previous_response_id"`
 	}
-	if err := x.decode(x.body, &r); err != nil {
+	if err := decode(x.body, &r); err != nil {
 		return nil, err
 	}
 	if err := knows(r.Model); err != nil {

@@ -83,7 +83,7 @@ func TestSecretIdentity(t *testing.T) {
 
 // What sends a secret cannot print it either.
 func TestCredentialNeverPrints(t *testing.T) {
-	c := bearer(NewSecret(credential))
+	c := newOpenAI(t, Config{}).Credential(NewSecret(credential))
 	held := struct{ c Credential }{c}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		if got := fmt.Sprintf(verb, c) + fmt.Sprintf(verb, held); strings.Contains(got, credential) || strings.Contains(got, fmt.Sprintf("%x", credential)) {
@@ -98,7 +98,7 @@ func TestCredentialNeverPrints(t *testing.T) {
 		t.Error("a fixed key claims that it can be renewed")
 	}
 	h = http.Header{}
-	if err := bearer(Secret{}).Authorize(t.Context(), h); err != nil || len(h) != 0 {
+	if err := newOpenAI(t, Config{}).Credential(Secret{}).Authorize(t.Context(), h); err != nil || len(h) != 0 {
 		t.Errorf("without a secret the header is %v, %v", h, err)
 	}
 }

@@ -119,7 +119,7 @@ func (c *call) hold(p *passing, ready []byte, err error) (flows, lost bool) {
 	defer d.mu.Unlock()
 	more := err == nil && len(d.held)+len(ready) <= maxHeld
 	if a.EventStream() {
-		lost = a.Failed || err != nil && !p.whole && !a.Content
+		lost = !a.Content && (a.Failed || err != nil && !p.whole)
 		more = more && !a.Content && !p.whole
 	} else {
 		// A JSON object is of no use before its end: as much as fits is gathered,
@@ -298,9 +298,6 @@ func (c *call) lost(res *http.Response) (o outcome) {
 	case a.Failed:
 		o = c.problemOutcome()
 		c.rec.Outcome = usage.Refused
-		if a.EventStream() && a.Content {
-			c.rec.Outcome = usage.Cut
-		}
 		c.keep(c.refusalOf(problemStatus(&a.Problem), res.Header, nil, &a.Problem, &o))
 	default:
 		o = outcome{class: keypool.Failed, next: otherKey, reason: "cut before content"}

@@ -371,7 +371,7 @@ type gateway struct {
 	traces chan Trace
 }
 
-func (s *setup) relay() (*Relay, *books, *observer.ObservedLogs) {
+func (s *setup) make() (*Relay, *books, *observer.ObservedLogs) {
 	s.t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	b := newBooks(s.t)
@@ -389,7 +389,7 @@ func (s *setup) relay() (*Relay, *books, *observer.ObservedLogs) {
 func (s *setup) start() *gateway {
 	s.t.Helper()
 	g := &gateway{setup: s, traces: make(chan Trace, 1000)}
-	g.relay, g.books, g.logs = s.relay()
+	g.relay, g.books, g.logs = s.make()
 	g.server = httptest.NewServer(g)
 	s.t.Cleanup(func() {
 		g.server.Client().CloseIdleConnections()
@@ -464,7 +464,8 @@ const (
 
 func (g *gateway) chat() got {
 	g.t.Helper()
-	return g.post("/v1/chat/completions", chatBody) }
+	return g.post("/v1/chat/completions", chatBody)
+}
 func (g *gateway) stream() got { g.t.Helper(); return g.post("/v1/chat/completions", streamBody) }
 
 // wants holds an answer to what was expected.
@@ -507,10 +508,10 @@ type sink struct {
 	body    bytes.Buffer
 	flushed int // bytes that have left
 	err     error
-	sent    chan struct{} // one for each flush, if there is room
+	delay   time.Duration // that a flush takes
 }
 
-func newSink() *sink { return &sink{header: http.Header{}, sent: make(chan struct{}, 1000)} }
+func newSink() *sink { return &sink{header: http.Header{}} }
 
 func (s *sink) Header() http.Header { return s.header }
 
@@ -535,8 +536,8 @@ func (s *sink) Write(p []byte) (int, error) {
 func (s *sink) FlushError() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	time.Sleep(s.delay)
 	s.flushed = s.body.Len()
-	s.sent <- struct{}{}
 	return s.err
 }
 
@@ -585,14 +586,19 @@ type run struct {
 	done    chan struct{}
 }
 
-func (s *setup) run(r *Relay, path, body string) *run {
+// inMemory makes a request without a network, and the means to leave it.
+func inMemory(path, body string) (*dialect.Call, *http.Request, context.CancelFunc) {
 	call := dialect.Find("POST", path)
-	ctx, leave := context.WithCancel(context.Background())
 	at, _ := url.Parse(path)
-	in := (&http.Request{
+	ctx, leave := context.WithCancel(context.Background())
+	return &call, (&http.Request{
 		Method: "POST", URL: at, Header: http.Header{"Content-Type": {"application/json"}},
 		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
-	}).WithContext(ctx)
+	}).WithContext(ctx), leave
+}
+
+func (s *setup) run(r *Relay, path, body string) *run {
+	call, in, leave := inMemory(path, body)
 	q := &run{sink: newSink(), trace: Trace{Request: NewRequestID()}, leave: leave, done: make(chan struct{})}
 	go func() {
 		defer close(q.done)
@@ -603,7 +609,7 @@ func (s *setup) run(r *Relay, path, body string) *run {
 				panic(p)
 			}
 		}()
-		r.Serve(q.sink, in, &call, s.client, "", &q.trace)
+		r.Serve(q.sink, in, call, s.client, "", &q.trace)
 	}()
 	return q
 }

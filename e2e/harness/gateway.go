@@ -198,6 +198,21 @@ func (g *Gateway) Files() int {
 	return len(entries)
 }
 
+// Goroutines is the number of goroutines in the gateway.
+func (g *Gateway) Goroutines(t testing.TB) int {
+	t.Helper()
+	resp, err := http.Get(g.Admin + "/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var n int
+	if _, err := fmt.Fscanf(resp.Body, "goroutine profile: total %d\n", &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // CertPool trusts Caddy's own authority of this gateway, once it exists.
 func (g *Gateway) CertPool(t testing.TB) *x509.CertPool {
 	t.Helper()

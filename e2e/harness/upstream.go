@@ -75,6 +75,16 @@ func (u *Upstream) Quiet(t testing.TB) []mockopenai.Entry {
 	return entries
 }
 
+// Clear waits until the upstream serves nothing, and empties its ledger and its
+// list of requests.
+func (u *Upstream) Clear(t testing.TB) {
+	t.Helper()
+	u.Quiet(t)
+	if err := u.Forget(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Last returns the last request that the upstream received, as it came.
 func (u *Upstream) Last(t testing.TB) mockopenai.Request {
 	t.Helper()

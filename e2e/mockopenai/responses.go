@@ -2,7 +2,9 @@ package mockopenai
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"net/url"
 	"strconv"
@@ -193,6 +195,12 @@ func (s *Server) response(x *exchange) error {
 	return nil
 }
 
+// responseID names what an account was answered; no other has such an id.
+func (x *exchange) responseID() string {
+	sum := sha256.Sum256([]byte(x.entry.Key + x.digest))
+	return "resp_" + hex.EncodeToString(sum[:16])
+}
+
 // skeleton is the response object of a request before anything was said.
 func (x *exchange) skeleton(q *responseRequest) response {
 	raw := func(name, otherwise string) json.RawMessage {
@@ -209,7 +217,7 @@ func (x *exchange) skeleton(q *responseRequest) response {
 		return &v
 	}
 	r := response{
-		ID: "resp_" + x.digest[:32], Object: "response", CreatedAt: created, Status: "in_progress", Model: x.dated(), Output: []any{},
+		ID: x.responseID(), Object: "response", CreatedAt: created, Status: "in_progress", Model: x.dated(), Output: []any{},
 		Instructions: pointer("instructions"), MaxOutputTokens: pointer("max_output_tokens"), Metadata: raw("metadata", "{}"),
 		ParallelToolCalls: true, PreviousResponseID: pointer("previous_response_id"), Reasoning: raw("reasoning", `{"effort":null,"summary":null}`),
 		ServiceTier: "default", Store: q.store, Temperature: 1, Text: raw("text", `{"format":{"type":"text"},"verbosity":"medium"}`),
@@ -485,7 +493,7 @@ func (s *Server) compact(x *exchange) error {
 	x.entry.Tokens.Output = int64(10 + x.number(4, 30))
 	id := "cmp_" + x.digest[:32]
 	output := []any{map[string]any{"id": id, "type": "compaction", "encrypted_content": x.seal(id)}}
-	answer := map[string]any{"id": "resp_" + x.digest[:32], "object": "response.compaction", "created_at": created, "output": output}
+	answer := map[string]any{"id": x.responseID(), "object": "response.compaction", "created_at": created, "output": output}
 	if x.how.Usage != UsageAbsent {
 		answer["usage"] = x.responseUsage()
 	}

@@ -58,8 +58,8 @@ const (
 	// maxUnsynced bounds what is kept in memory of records that are not on the
 	// disk. A disk that is further behind takes no further attempts.
 	maxUnsynced = 64 << 20
-	// syncBytes is how much is written before a sync does not wait any longer.
-	syncBytes = 256 << 10
+	// maxMem is how much memory is kept from one segment for the next.
+	maxMem = 4 << 20
 	// mendEvery is how often trouble is looked after.
 	mendEvery = time.Second
 )
@@ -113,7 +113,7 @@ func (l *Ledger) place(s *segment, frame []byte, seq uint64, sum uint32) (uint64
 	if before == 0 {
 		signal(l.dirty)
 	}
-	if before < syncBytes && l.unsynced >= syncBytes || l.cfg.Durability == Strict {
+	if before < l.syncBytes && l.unsynced >= l.syncBytes || l.cfg.Durability == Strict {
 		signal(l.urgent)
 	}
 	return seq, off, nil

@@ -328,6 +328,7 @@ func TestOpenAttemptKeepsItsSegment(t *testing.T) {
 		for i := range 5 {
 			a.attempts(t, l, 1000*i, 1000*i+999)
 			flush(t, l)
+			time.Sleep(time.Second)
 		}
 		oldest := func() uint64 {
 			l.mu.Lock()
@@ -339,13 +340,8 @@ func TestOpenAttemptKeepsItsSegment(t *testing.T) {
 		}
 		l.Progress(long)
 		a.attempts(t, l, 1, 10)
-		flush(t, l)
-		synctest.Wait()
+		time.Sleep(2 * checkEvery)
 		if oldest() == 1 {
-			l.mu.Lock()
-			for _, s := range l.segments { t.Log(s.first, s.last, s.open, len(s.mem), s.created) }
-			t.Log(l.mark, l.epoch, time.Now())
-			l.mu.Unlock()
 			t.Error("the segment stays although the attempt has moved on")
 		}
 		kill(l)
@@ -376,9 +372,7 @@ func TestAcknowledgedSegmentsAreKeptForAWhile(t *testing.T) {
 			t.Errorf("%d of %d segments after less than an hour", n, all)
 		}
 		time.Sleep(2 * time.Minute)
-		a.attempts(t, l, 1, 1)
-		flush(t, l)
-		synctest.Wait()
+		time.Sleep(checkEvery + time.Second)
 		if n := l.Stats().Segments; n >= all || n < 4 {
 			t.Errorf("%d of %d segments after an hour", n, all)
 		}

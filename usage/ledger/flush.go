@@ -41,6 +41,8 @@ var (
 		"look why keys disappear there (eviction, deletion); resuming the ledger goes on behind what was acknowledged last")
 )
 
+var errRenamed = errors.New("the stream has a new name")
+
 // flusher carries the log into the store. All of it belongs to one goroutine.
 type flusher struct {
 	*Ledger
@@ -129,10 +131,15 @@ func (f *flusher) step() (more bool, err error) {
 	ctx, cancel := context.WithTimeout(f.storing, callTimeout)
 	defer cancel()
 	if !f.greeted {
-		if err := f.greet(ctx); err != nil {
+		err := f.greet(ctx)
+		if errors.Is(err, errRenamed) {
+			err = f.greet(ctx)
+		}
+		if err != nil {
 			return false, err
 		}
 		f.greeted, f.checked = true, time.Now()
+		f.trimAll()
 	}
 	b, more, err := f.cut()
 	if b == nil || err != nil {
@@ -264,9 +271,7 @@ func (f *flusher) acknowledge(b *usage.Batch, p usage.Position) error {
 		return err
 	}
 	f.saveMark()
-	for f.trim(false) {
-	}
-	signal(f.provide)
+	f.trimAll()
 	return nil
 }
 
@@ -369,7 +374,9 @@ func (f *flusher) greet(ctx context.Context) error {
 		if err := f.rename(at, "forked"); err != nil {
 			return err
 		}
-		return f.greet(ctx)
+		// The next greeting is under the new name, after a pause if the store
+		// claims to know that too.
+		return errRenamed
 	}
 }
 

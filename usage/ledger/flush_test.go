@@ -188,6 +188,7 @@ func rotateAway(t *testing.T, l *Ledger, a *account) {
 	for n := 0; ; n++ {
 		a.attempts(t, l, 1000*n, 1000*n+999)
 		flush(t, l)
+		time.Sleep(time.Second)
 		l.mu.Lock()
 		oldest := l.segments[0].first
 		l.mu.Unlock()

@@ -30,7 +30,7 @@ const (
 	// Batch brings records to the disk 100 ms after they were written, or once
 	// there are 256 KiB of them. Nobody waits for it.
 	Batch Durability = iota
-	// Process does so every second.
+	// Process does so after a second, or 8 MiB.
 	Process
 	// Strict lets Reserve and Settle wait for the disk. Those that wait at the
 	// same time share one flush of it.
@@ -171,12 +171,15 @@ type Ledger struct {
 	chain    uint32 // its checksum
 	synced   uint64 // the last record that is on the disk
 	unsynced int64  // bytes that are not
-	buf      []byte // the record that is being written
-	mem      []byte // for the next segment's mem
-	open     map[uint64]attempt
-	closing  bool
-	closed   bool
-	flushers int // calls of Flush that wait
+	// syncDelay and syncBytes are how long and how many bytes may wait.
+	syncDelay time.Duration
+	syncBytes int64
+	buf       []byte // the record that is being written
+	mem       []byte // for the next segment's mem
+	open      map[uint64]attempt
+	closing   bool
+	closed    bool
+	flushers  int // calls of Flush that wait
 
 	// trouble is why records cannot be written or brought to the disk; held are
 	// those that wait for its end.

@@ -51,6 +51,7 @@ func Open(c Config) (*Ledger, error) {
 		gaps:    make(map[uint64]uint64),
 	}
 	l.changed.L = &l.mu
+	l.syncDelay, l.syncBytes = c.Durability.patience()
 	l.storing, l.stopStore = context.WithCancel(context.Background())
 	if err := l.takeOver(); err != nil {
 		l.abandon()
@@ -186,7 +187,7 @@ type recovered struct {
 // recover reads the log from the last list of open attempts on, which is at the
 // start of the last segment as a rule.
 func (l *Ledger) recover(spans []span, known bool) (rec *recovered, err error) {
-	rec = &recovered{open: make(map[uint64]place), doubt: make(map[uint64]bool)}
+	rec = new(recovered)
 	if len(spans) == 0 {
 		return rec, nil
 	}
@@ -213,7 +214,20 @@ func (l *Ledger) recover(spans []span, known bool) (rec *recovered, err error) {
 			rec.doubtOpen()
 		}
 	}
-	r.seek(spans[start].first - 1)
+	if err := rec.read(r, spans[start].first-1); err != nil {
+		return nil, err
+	}
+	l.closeLast(r)
+	if known && l.mark.Seq > rec.last {
+		rec.doubtOpen()
+	}
+	return rec, l.syncSegments(start)
+}
+
+// read goes through the records behind after.
+func (rec *recovered) read(r *logReader, after uint64) error {
+	rec.open, rec.doubt = make(map[uint64]place), make(map[uint64]bool)
+	r.seek(after)
 	var latest []byte
 	var lister lister
 	for {
@@ -222,7 +236,7 @@ func (l *Ledger) recover(spans []span, known bool) (rec *recovered, err error) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		rec.last, rec.chain, rec.unclean = f.seq, f.sum, f.kind != Closed
 		switch f.kind {
@@ -256,25 +270,21 @@ func (l *Ledger) recover(spans []span, known bool) (rec *recovered, err error) {
 	if r.file != nil {
 		rec.torn = r.scan.dirt
 	}
-	l.closeLast(r)
-	if before := spans[len(spans)-1].first - 1; rec.last < before {
+	if before := r.spans[len(r.spans)-1].first - 1; rec.last < before {
 		// Nothing of the last segment can be read, but it began behind this one.
 		if r.after < before {
 			r.missing(r.after+1, before)
 		}
 		rec.last, rec.chain, rec.unclean = before, r.chain, true
 	}
-	if l.mark.Seq > rec.last && known {
-		rec.doubtOpen()
-	}
-	var when usage.Record
-	if takeRecord(latest, &when, &usage.Record{}, make(names)) == nil {
+	var when, none usage.Record
+	if takeRecord(latest, &when, &none, make(names)) == nil {
 		rec.latest = when.Start
 		if when.Time.After(when.Start) {
 			rec.latest = when.Time
 		}
 	}
-	return rec, l.syncSegments(start)
+	return nil
 }
 
 func (rec *recovered) doubtOpen() {

@@ -77,21 +77,39 @@ const (
 	flagPriced
 )
 
+// putInt and putString are split so that the check for nothing, which most fields
+// are, is inlined.
 func putInt(b []byte, field byte, v int64) []byte {
 	if v == 0 {
 		return b
 	}
-	return binary.AppendVarint(append(b, field<<1), v)
+	return putVarint(b, field, v)
+}
+
+func putVarint(b []byte, field byte, v int64) []byte {
+	u := uint64(v)<<1 ^ uint64(v>>63)
+	if u < 0x80 {
+		return append(b, field<<1, byte(u))
+	}
+	return binary.AppendUvarint(append(b, field<<1), u)
 }
 
 func putString(b []byte, field byte, s string) []byte {
 	if s == "" {
 		return b
 	}
+	return putText(b, field, s)
+}
+
+func putText(b []byte, field byte, s string) []byte {
 	if len(s) > usage.MaxName || !utf8.ValidString(s) {
 		s = tame(s)
 	}
-	b = binary.AppendUvarint(append(b, field<<1|1), uint64(len(s)))
+	if len(s) < 0x80 {
+		b = append(b, field<<1|1, byte(len(s)))
+	} else {
+		b = binary.AppendUvarint(append(b, field<<1|1), uint64(len(s)))
+	}
 	return append(b, s...)
 }
 

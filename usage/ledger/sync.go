@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// syncDelay is how long a record may wait for the disk.
-func (d Durability) syncDelay() time.Duration {
+// patience is how long a record may wait for the disk, and how many bytes of them.
+func (d Durability) patience() (time.Duration, int64) {
 	if d == Process {
-		return time.Second
+		return time.Second, 8 << 20
 	}
-	return 100 * time.Millisecond
+	return 100 * time.Millisecond, 256 << 10
 }
 
 // syncLoop brings records to the disk, many at a time.
@@ -25,7 +25,7 @@ func (l *Ledger) syncLoop() {
 			return
 		case <-l.dirty:
 		}
-		delay.Reset(l.cfg.Durability.syncDelay())
+		delay.Reset(l.syncDelay)
 		select {
 		case <-l.stop:
 			return
@@ -107,7 +107,7 @@ func (l *Ledger) retire() {
 		l.synced = max(l.synced, s.safe)
 		if whole && s.file != nil && i+1 < len(l.segments) {
 			s.shorten()
-			if cap(s.mem) <= 2*syncBytes {
+			if cap(s.mem) <= maxMem {
 				l.mem = s.mem
 			}
 			s.mem = nil

@@ -7,6 +7,13 @@ import (
 	"github.com/floway/floway/usage"
 )
 
+// trimAll deletes what need not be kept, which may make room for new segments.
+func (l *Ledger) trimAll() {
+	for l.trim(false) {
+	}
+	signal(l.provide)
+}
+
 // trim deletes the oldest segment if the store has all of it, no open attempt
 // lies in it, and it need not be kept; under pressure it need not be kept for a
 // store that might lose it. It says whether it did.

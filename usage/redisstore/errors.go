@@ -85,7 +85,7 @@ func classify(err error) (class error, advice string) {
 		return usage.ErrUnreachable, silent
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial), errors.As(err, &errno):
 		return usage.ErrUnreachable, "the connection broke; if it always does, the server may want rediss://"
-	case strings.Contains(err.Error(), "sentinels are unreachable"), strings.Contains(err.Error(), "sentinel: "):
+	case strings.Contains(err.Error(), "all sentinels specified"): // it has no name
 		return usage.ErrUnreachable, "no sentinel names a master: check the addresses and the master's name"
 	}
 	return nil, ""

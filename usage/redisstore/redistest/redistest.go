@@ -36,6 +36,16 @@ func Args(args ...string) Option {
 	return func(s *Server) { s.args = append(s.args, args...) }
 }
 
+// Sentinel makes the server a sentinel that alone decides over one master, which it
+// calls name. It takes no other options.
+func Sentinel(name string, master *Server) Option {
+	return func(s *Server) {
+		host, port, _ := net.SplitHostPort(master.Addr)
+		s.sentinel = fmt.Sprintf("sentinel monitor %s %s %s 1\nsentinel down-after-milliseconds %s 300\nsentinel failover-timeout %s 3000\n",
+			name, host, port, name, name)
+	}
+}
+
 // Server is one Redis server. Its methods fail the test if they cannot do what
 // they say. They are for the test's own goroutine.
 type Server struct {
@@ -43,11 +53,12 @@ type Server struct {
 	// working directory, where its files are.
 	Addr, Dir string
 
-	t      testing.TB
-	args   []string
-	cmd    *exec.Cmd
-	exited chan struct{}
-	output *tail
+	t        testing.TB
+	args     []string
+	sentinel string // its configuration, if it is one
+	cmd      *exec.Cmd
+	exited   chan struct{}
+	output   *tail
 }
 
 // Start starts a server and waits until it takes commands. It is killed when the
@@ -173,6 +184,15 @@ func (s *Server) start() bool {
 		"--bind", host, "--port", port, "--dir", s.Dir,
 		"--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "",
 	}, s.args...)
+	if s.sentinel != "" {
+		// A sentinel writes to its configuration.
+		name := filepath.Join(s.Dir, "sentinel.conf")
+		config := fmt.Sprintf("bind %s\nport %s\ndir %s\n%s", host, port, s.Dir, s.sentinel)
+		if err := os.WriteFile(name, []byte(config), 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+		args = []string{name, "--sentinel"}
+	}
 
 	cmd := exec.Command(program, args...)
 	out, err := cmd.StdoutPipe()
