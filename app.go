@@ -67,8 +67,9 @@ func (a *App) keep(u *Usage) (*account, error) {
 		return other, nil
 	}
 	for _, other := range a.accounts {
-		if other.settings.sink == s.sink && other.settings.retention != s.retention {
-			return nil, fmt.Errorf("usage: two floway blocks use the store %s and name different retentions", s.sink)
+		o := &other.settings
+		if o.sink == s.sink && (o.retention != s.retention || o.url != s.url || o.username != s.username || o.password != s.password) {
+			return nil, fmt.Errorf("usage: two floway blocks use the store %s and say different things of it", s.sink)
 		}
 	}
 	acc := newAccount(s, a.ctx.Slogger())

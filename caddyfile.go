@@ -1,11 +1,14 @@
 package floway
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -89,7 +92,7 @@ func init() {
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
 	if d.NextArg() {
-		return d.Errf("unexpected %q: floway takes no argument but a matcher, and a block", d.Val())
+		return d.Errf("unexpected %s: floway takes no argument but a matcher, and a block", quoted(d.Val()))
 	}
 	p := newParser(d)
 	for d.NextBlock(0) {
@@ -103,9 +106,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "client":
 			err = p.client(&h.Clients)
 		case "anonymous":
-			if err = p.once(name); err == nil {
-				h.Anonymous, err = p.one(name, "the name of a client")
-			}
+			err = p.anonymous(h)
 		case "lb_retries":
 			var n int
 			if n, err = p.count(name, 0); err == nil {
@@ -115,8 +116,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			h.LBTryDuration, err = p.duration(name)
 		case "max_body":
 			h.MaxBody, err = p.size(name)
+			p.bounds(h)
 		case "max_buffered":
 			h.MaxBuffered, err = p.size(name)
+			p.bounds(h)
 		case "usage":
 			h.Usage, err = p.usage()
 		default:
@@ -140,12 +143,12 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //		}
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	d.Next()
 	if existing != nil {
 		return nil, d.Err("the global option floway stands here a second time")
 	}
-	d.Next()
 	if d.NextArg() {
-		return nil, d.Errf("unexpected %q: the option floway takes a block and no argument", d.Val())
+		return nil, d.Errf("unexpected %s: the option floway takes a block and no argument", quoted(d.Val()))
 	}
 	app := new(App)
 	p := newParser(d)
@@ -195,6 +198,41 @@ func (p *parser) finish(h *Handler) error {
 	return nil
 }
 
+// bounds checks max_body against max_buffered once both may have been read.
+func (p *parser) bounds(h *Handler) {
+	here := p.at()
+	p.later = append(p.later, func() error {
+		if bodyBound(h.MaxBody) > bufferBound(h.MaxBuffered) {
+			return here("max_body: %d bytes are more than max_buffered, which is %d", bodyBound(h.MaxBody), bufferBound(h.MaxBuffered))
+		}
+		return nil
+	})
+}
+
+func (p *parser) anonymous(h *Handler) error {
+	if err := p.once("anonymous"); err != nil {
+		return err
+	}
+	name, err := p.one("anonymous", "the name of a client")
+	switch {
+	case err != nil:
+		return err
+	case looksSecret(name) || !access.WellFormedLabel(name):
+		return p.Errf("anonymous: %s is no name of a client", quoted(name))
+	}
+	h.Anonymous = name
+	here := p.at()
+	p.later = append(p.later, func() error {
+		for _, c := range h.Clients {
+			if c.Name == name && len(c.Keys) > 0 {
+				return here("anonymous: the client %s has keys; name one that has none", name)
+			}
+		}
+		return nil
+	})
+	return nil
+}
+
 // inner runs f with a fresh list of what was seen: for a block within a block.
 func (p *parser) inner(f func() error) error {
 	outer := p.seen
@@ -225,7 +263,7 @@ func (p *parser) upstream(h *Handler) error {
 	u := &Upstream{Provider: args[0]}
 	kind, ok := provider.Lookup(u.Provider)
 	if !ok {
-		return p.Errf("upstream: unknown provider %s; there are %s", word(u.Provider), strings.Join(provider.Names(), ", "))
+		return p.Errf("upstream: unknown provider %s; there are %s", quoted(u.Provider), strings.Join(provider.Names(), ", "))
 	}
 	name := u.Provider
 	if len(args) == 2 {
@@ -235,7 +273,7 @@ func (p *parser) upstream(h *Handler) error {
 	case looksSecret(name):
 		return p.Err("upstream: the name looks like a secret; write the key on a line of its own: key <secret>")
 	case !access.WellFormedLabel(name):
-		return p.Errf("upstream: the name %s must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", word(name))
+		return p.Errf("upstream: the name %s must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", quoted(name))
 	case p.upstreams[name]:
 		return p.Errf("upstream: %q is there already; give this one another name: upstream %s <name>", name, u.Provider)
 	}
@@ -247,7 +285,8 @@ func (p *parser) upstream(h *Handler) error {
 func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 	labels := map[string]bool{}
 	aliases := map[string]bool{}
-	var weighted func(string, ...any) error
+	var weighted, transport func(string, ...any) error
+	here := p.at()
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		name := p.Val()
 		var err error
@@ -269,6 +308,8 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 				switch {
 				case len(args) != 2:
 					err = p.Errf("alias: a public name and the upstream's own name were expected, not %d words", len(args))
+				case args[0] == "" || args[1] == "":
+					err = p.Err("alias: a name is empty, perhaps because an environment variable is not set")
 				case strings.Contains(args[0], "*"):
 					err = p.Errf("alias: the public name %q is a pattern; an alias is one name", args[0])
 				case aliases[args[0]]:
@@ -282,7 +323,7 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 			if u.Dialects, err = p.more(u.Dialects, name, "one or more of "+strings.Join(dialect.Features, ", ")); err == nil {
 				for _, f := range u.Dialects {
 					if !slices.Contains(dialect.Features, f) {
-						err = p.Errf("dialects: %q is none; there are %s", f, strings.Join(dialect.Features, ", "))
+						err = p.Errf("dialects: %s is none; there are %s", quoted(f), strings.Join(dialect.Features, ", "))
 					}
 				}
 			}
@@ -297,6 +338,7 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 		case "idle_timeout":
 			u.IdleTimeout, err = p.duration(name)
 		case "transport":
+			transport = p.at()
 			err = p.transport(u)
 		default:
 			err = p.option(u, kind, name)
@@ -310,6 +352,28 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 			return weighted("%s", err)
 		}
 	}
+	if transport != nil && strings.HasPrefix(u.BaseURL, "http://") && speaksTLS(u.TransportRaw) {
+		return transport("transport: tls is set and base_url begins with http://, which speaks without it")
+	}
+	return u.refused(kind, here)
+}
+
+func speaksTLS(transport json.RawMessage) bool {
+	var t struct{ TLS json.RawMessage }
+	return json.Unmarshal(transport, &t) == nil && t.TLS != nil
+}
+
+// refused asks the provider what it thinks of the block, as far as that is known
+// before placeholders are replaced.
+func (u *Upstream) refused(kind provider.Kind, here func(string, ...any) error) error {
+	c := provider.Config{Name: u.Name, BaseURL: u.BaseURL, Dialects: u.Dialects, Options: u.Options}
+	words := append(slices.Concat(slices.Collect(maps.Values(u.Options))...), u.BaseURL)
+	if slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, "{") }) || kind.NeedsURL && u.BaseURL == "" {
+		return nil
+	}
+	if _, err := kind.New(c); err != nil {
+		return here("upstream %s: %s", u.Provider, err)
+	}
 	return nil
 }
 
@@ -320,10 +384,12 @@ func looksSecret(s string) bool {
 	return slices.ContainsFunc(secretPrefixes, func(p string) bool { return strings.HasPrefix(s, p) })
 }
 
-// word quotes a word that was not expected, unless it may be a secret that stands
+// quoted repeats a word that was not expected, unless it may be a secret that stands
 // in the wrong place: errors are printed and logged.
-func word(s string) string {
-	if looksSecret(s) || strings.Contains(s, "://") || len(s) > 20 || len(s) >= minSecret && strings.ContainsAny(s, "0123456789") {
+func quoted(s string) string {
+	switch {
+	case looksSecret(s), strings.Contains(s, "://"), len(s) > 20,
+		len(s) >= minSecret && strings.ContainsAny(s, "0123456789") && strings.ContainsFunc(s, unicode.IsLetter):
 		return fmt.Sprintf("(a word of %d characters)", len(s))
 	}
 	return strconv.Quote(s)
@@ -373,6 +439,9 @@ func (p *parser) upstreamKey(u *Upstream, kind provider.Kind, labels map[string]
 	if labels[label] {
 		return p.Errf("key: the label %s is there already", label)
 	}
+	if slices.ContainsFunc(u.Keys, func(other Key) bool { return other.Secret == k.Secret }) {
+		return p.Errf("key: the secret of %s is that of another key of this upstream", label)
+	}
 	labels[label] = true
 	u.Keys = append(u.Keys, k)
 	return nil
@@ -392,7 +461,8 @@ func (p *parser) headerUp(u *Upstream) error {
 	if err != nil {
 		return err
 	}
-	if len(args) != 1 && len(args) != 2 || len(args) == 1 && !strings.HasPrefix(args[0], "-") {
+	if len(args) != 1 && len(args) != 2 || len(args) == 1 && !strings.HasPrefix(args[0], "-") ||
+		strings.Trim(args[0], "+-?>") == "" || strings.ContainsAny(args[0], ": \t\r\n") {
 		return p.Err("header_up: expected: header_up [+]<field> <value>, or header_up -<field>")
 	}
 	if strings.HasPrefix(args[0], "-") && len(args) == 2 {
@@ -425,8 +495,9 @@ func (p *parser) transport(u *Upstream) error {
 	if !p.NextArg() || p.Val() != "http" {
 		return p.Err("transport: expected: transport http, and its block")
 	}
+	segment := p.NextSegment()
 	// Look for what is refused first, so that the error has its own line.
-	look := p.NewFromNextSegment()
+	look := caddyfile.NewDispenser(segment)
 	for look.Next() {
 		for nesting := look.Nesting(); look.NextBlock(nesting); {
 			if instead, ok := refusedTransport[look.Val()]; ok {
@@ -434,7 +505,9 @@ func (p *parser) transport(u *Upstream) error {
 			}
 		}
 	}
-	mod, err := caddyfile.UnmarshalModule(p.Dispenser, "http.reverse_proxy.transport.http")
+	block := caddyfile.NewDispenser(segment)
+	block.Next()
+	mod, err := caddyfile.UnmarshalModule(block, "http.reverse_proxy.transport.http")
 	if err != nil {
 		return err
 	}
@@ -455,8 +528,8 @@ func (p *parser) option(u *Upstream, kind provider.Kind, name string) error {
 		if err != nil {
 			return err
 		}
-		if len(args) == 0 {
-			return p.Errf("%s: a value is missing", name)
+		if len(args) == 0 || slices.Contains(args, "") {
+			return p.Errf("%s: a value is missing, perhaps because an environment variable is not set", name)
 		}
 		if u.Options == nil {
 			u.Options = map[string][]string{}
@@ -532,7 +605,7 @@ func (p *parser) target() (Target, error) {
 	if len(args) == 3 {
 		n, err := strconv.Atoi(args[2])
 		if err != nil || n < 1 {
-			return t, p.Errf("to: the weight must be a whole number above 0, not %q", args[2])
+			return t, p.Errf("to: the weight must be a whole number above 0, not %s", quoted(args[2]))
 		}
 		t.Weight = n
 	}
@@ -542,15 +615,15 @@ func (p *parser) target() (Target, error) {
 	}
 	switch {
 	case model == "" || upstream == "":
-		return t, p.Errf("to: %q lacks a part; expected: %s", t.Target, form)
+		return t, p.Errf("to: %s lacks a part; expected: %s", quoted(t.Target), form)
 	case model != "*" && strings.Contains(model, "*"):
-		return t, p.Errf("to: %q is a pattern; a target is one model, or * alone for the name that was asked for", t.Target)
+		return t, p.Errf("to: %s is a pattern; a target is one model, or * alone for the name that was asked for", quoted(t.Target))
 	}
 	if ok {
 		here := p.at()
 		p.later = append(p.later, func() error {
 			if !p.upstreams[upstream] {
-				return here("to: there is no upstream %q; before the first slash stands always an upstream's name", upstream)
+				return here("to: there is no upstream %s; before the first slash stands always an upstream's name", quoted(upstream))
 			}
 			return nil
 		})
@@ -567,7 +640,7 @@ func (p *parser) client(list *[]*Client) error {
 	case looksSecret(name):
 		return p.Err("client: the name looks like a secret; write the key on a line of its own: key <secret>")
 	case !access.WellFormedLabel(name):
-		return p.Errf("client: the name %s must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", word(name))
+		return p.Errf("client: the name %s must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", quoted(name))
 	case p.clients[name]:
 		return p.Errf("client: %q is there already", name)
 	}
@@ -586,15 +659,15 @@ func (p *parser) clientBlock(c *Client) error {
 			err = p.clientKey(c)
 		case "group":
 			if err = p.once(name); err == nil {
-				if c.Group, err = p.one(name, "a name"); err == nil && !access.WellFormedGroup(c.Group) {
-					err = p.Errf("group: %q must be 1 to 64 of the characters A-Z a-z 0-9 . _ : -", c.Group)
+				if c.Group, err = p.one(name, "a name"); err == nil && (looksSecret(c.Group) || !access.WellFormedGroup(c.Group)) {
+					err = p.Errf("group: %s must be 1 to 64 of the characters A-Z a-z 0-9 . _ : - and no secret", quoted(c.Group))
 				}
 			}
 		case "groups":
 			if c.Groups, err = p.more(c.Groups, name, "one or more names or patterns"); err == nil {
 				for _, g := range c.Groups {
 					if !access.WellFormedGroup(strings.ReplaceAll(g, "*", "x")) {
-						err = p.Errf("groups: %q can match no group: a group is 1 to 64 of the characters A-Z a-z 0-9 . _ : -", g)
+						err = p.Errf("groups: %s can match no group: a group is 1 to 64 of the characters A-Z a-z 0-9 . _ : -", quoted(g))
 					}
 				}
 			}
@@ -606,7 +679,7 @@ func (p *parser) clientBlock(c *Client) error {
 				p.later = append(p.later, func() error {
 					for _, u := range names {
 						if !p.upstreams[u] {
-							return here("upstreams: there is no upstream %q", u)
+							return here("upstreams: there is no upstream %s", quoted(u))
 						}
 					}
 					return nil
@@ -669,6 +742,8 @@ func (p *parser) usage() (*Usage, error) {
 	}
 	u := &Usage{Store: args[0]}
 	switch {
+	case slices.Contains(args, ""):
+		return nil, p.Err("usage: a word is empty, perhaps because an environment variable is not set")
 	case u.Store == storeEmbedded && len(args) <= 2:
 		if len(args) == 2 {
 			u.Dir = args[1]
@@ -681,7 +756,7 @@ func (p *parser) usage() (*Usage, error) {
 	case u.Store == storeEmbedded || u.Store == storeOff:
 		return nil, p.Errf("usage %s: too many words follow", u.Store)
 	default:
-		return nil, p.Errf("usage: %s is not a store; there are embedded, redis and off", word(u.Store))
+		return nil, p.Errf("usage: %s is not a store; there are embedded, redis and off", quoted(u.Store))
 	}
 	err = p.inner(func() error { return p.usageBlock(u) })
 	return u, err
@@ -757,12 +832,13 @@ func (p *parser) policy() (string, error) {
 	if err := p.once("lb_policy"); err != nil {
 		return "", err
 	}
-	name, err := p.one("lb_policy", "round_robin, weighted_round_robin, least_conn, random, first or sticky")
+	const policies = "round_robin, weighted_round_robin, least_conn, random, first and sticky"
+	name, err := p.one("lb_policy", policies)
 	if err != nil {
 		return "", err
 	}
 	if _, err := keypool.ParsePolicy(name); err != nil {
-		return "", p.Errf("lb_policy: %v", err)
+		return "", p.Errf("lb_policy: %s is none; there are %s", quoted(name), policies)
 	}
 	return name, nil
 }
@@ -791,8 +867,12 @@ func (p *parser) one(name, what string) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
-	case len(args) != 1 || args[0] == "":
+	case len(args) == 0:
+		return "", p.Errf("%s: nothing follows, perhaps because an environment variable is not set; expected was %s", name, what)
+	case len(args) > 1:
 		return "", p.Errf("%s: %d words follow, one was expected: %s", name, len(args), what)
+	case args[0] == "":
+		return "", p.Errf("%s: the word is empty, perhaps because an environment variable is not set; expected was %s", name, what)
 	}
 	return args[0], nil
 }
@@ -823,7 +903,7 @@ func (p *parser) choice(name string, words ...string) (string, error) {
 		return "", err
 	}
 	if !slices.Contains(words, given) {
-		return "", p.Errf("%s: %s was not expected; there are %s", name, word(given), strings.Join(words, ", "))
+		return "", p.Errf("%s: %s was not expected; there are %s", name, quoted(given), strings.Join(words, ", "))
 	}
 	return given, nil
 }
@@ -838,7 +918,7 @@ func (p *parser) count(name string, least int) (int, error) {
 	}
 	n, err := strconv.Atoi(word)
 	if err != nil || n < least {
-		return 0, p.Errf("%s: %q is not a whole number of %d or more", name, word, least)
+		return 0, p.Errf("%s: %s is not a whole number of %d or more", name, quoted(word), least)
 	}
 	return n, nil
 }
@@ -853,7 +933,7 @@ func (p *parser) duration(name string) (caddy.Duration, error) {
 	}
 	d, err := caddy.ParseDuration(word)
 	if err != nil || d <= 0 {
-		return 0, p.Errf("%s: %q is not a duration above zero, such as 30s, 5m or 7d", name, word)
+		return 0, p.Errf("%s: %s is not a duration above zero, such as 30s, 5m or 7d", name, quoted(word))
 	}
 	return caddy.Duration(d), nil
 }
@@ -868,13 +948,13 @@ func (p *parser) size(name string) (int64, error) {
 	}
 	n, err := humanize.ParseBytes(word)
 	if err != nil || n == 0 || n > 1<<40 {
-		return 0, p.Errf("%s: %q is not a size above zero, such as 64MiB", name, word)
+		return 0, p.Errf("%s: %s is not a size above zero, such as 64MiB", name, quoted(word))
 	}
 	return int64(n), nil
 }
 
 func (p *parser) unknown(name, where string) error {
-	return p.Errf("unrecognized subdirective %s in %s", word(name), where)
+	return p.Errf("unrecognized subdirective %s in %s", quoted(name), where)
 }
 
 var (

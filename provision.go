@@ -1,6 +1,7 @@
 package floway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,6 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	}
 	c := relay.Config{
 		Retries: relay.DefaultRetries, TryDuration: relay.DefaultTryDuration,
-		MaxBody: relay.DefaultMaxBody, MaxBuffered: relay.DefaultMaxBuffered,
 		Affinity: h.living.affinity, Log: h.logger, Settled: settled,
 		NeverSent: dialFailed, BodyStatus: handlerStatus,
 	}
@@ -133,17 +133,16 @@ func (h *Handler) limits(c *relay.Config) error {
 	if h.LBTryDuration > 0 {
 		c.TryDuration = time.Duration(h.LBTryDuration)
 	}
-	if h.MaxBody > 0 {
-		c.MaxBody = h.MaxBody
-	}
-	if h.MaxBuffered > 0 {
-		c.MaxBuffered = h.MaxBuffered
-	}
+	c.MaxBody, c.MaxBuffered = bodyBound(h.MaxBody), bufferBound(h.MaxBuffered)
 	if c.MaxBody > c.MaxBuffered {
 		return errors.New("max_buffered must not be less than max_body")
 	}
 	return nil
 }
+
+func bodyBound(configured int64) int64 { return cmp.Or(configured, relay.DefaultMaxBody) }
+
+func bufferBound(configured int64) int64 { return cmp.Or(configured, relay.DefaultMaxBuffered) }
 
 func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	if u.Name == "" {
@@ -181,7 +180,7 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	}
 	made, err := kind.New(config)
 	if err != nil {
-		return err
+		return u.unresolved(err, &config)
 	}
 	up := &relay.Upstream{
 		Name: u.Name, Provider: made,
@@ -225,6 +224,23 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	}
 	u.upstream = up
 	return nil
+}
+
+// unresolved is an error of the provider's in the words of the configuration: what
+// placeholders stand for is not shown.
+func (u *Upstream) unresolved(err error, c *provider.Config) error {
+	said := err.Error()
+	if c.BaseURL != u.BaseURL {
+		said = strings.ReplaceAll(said, c.BaseURL, u.BaseURL)
+	}
+	for name, args := range u.Options {
+		for i, a := range args {
+			if a != c.Options[name][i] {
+				said = strings.ReplaceAll(said, c.Options[name][i], a)
+			}
+		}
+	}
+	return errors.New(said)
 }
 
 func (u *Upstream) provisionKeys(h *Handler, up *relay.Upstream) error {
@@ -298,7 +314,7 @@ func resolveSecret(configured string) (provider.Secret, error) {
 	}
 	s, err := resolve(configured)
 	if err != nil {
-		return provider.Secret{}, err
+		return provider.Secret{}, placeholderError(configured, err)
 	}
 	s = strings.TrimSpace(s)
 	switch {
@@ -308,6 +324,17 @@ func resolveSecret(configured string) (provider.Secret, error) {
 		return provider.Secret{}, errors.New("the secret has more than one line")
 	}
 	return provider.NewSecret(s), nil
+}
+
+// placeholderError repeats err only if it speaks of nothing but a variable or a
+// file: a brace may as well be part of a secret.
+func placeholderError(configured string, err error) error {
+	for _, prefix := range []string{"{env.", "{file."} {
+		if strings.HasPrefix(configured, prefix) && strings.Count(configured, "{") == 1 && strings.HasSuffix(configured, "}") {
+			return err
+		}
+	}
+	return errors.New("its placeholder is unknown or has no value; there are {env.NAME} and {file./path}, and a brace that belongs to the secret is written \\{")
 }
 
 func keyPolicy(name string, weighted bool) (keypool.Policy, error) {
@@ -495,7 +522,7 @@ func parseExpiry(s string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return t, fmt.Errorf("expires: %q is neither a date such as 2027-12-31 nor a time such as 2027-12-31T12:00:00Z", s)
+		return t, fmt.Errorf("expires: %s is neither a date such as 2027-12-31 nor a time such as 2027-12-31T12:00:00Z", quoted(s))
 	}
 	return t, nil
 }
@@ -526,9 +553,6 @@ func (h *Handler) loadClients() error {
 }
 
 func digestOf(configured string) (access.Digest, error) {
-	if hex, ok := strings.CutPrefix(configured, "sha256:"); ok {
-		return access.ParseDigest(hex)
-	}
 	s, err := resolveSecret(configured)
 	if err != nil {
 		return access.Digest{}, err

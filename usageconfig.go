@@ -85,7 +85,7 @@ func (u *Usage) resolve() (settings, error) {
 	case "strict":
 		s.durability = ledger.Strict
 	default:
-		return s, fmt.Errorf("usage: durability %q is not process, batch or strict", u.Durability)
+		return s, fmt.Errorf("usage: durability %s is not process, batch or strict", quoted(u.Durability))
 	}
 	switch u.OnLogFull {
 	case "", "refuse":
@@ -93,7 +93,7 @@ func (u *Usage) resolve() (settings, error) {
 	case "continue":
 		s.onFull = ledger.Continue
 	default:
-		return s, fmt.Errorf("usage: on_log_full %q is not refuse or continue", u.OnLogFull)
+		return s, fmt.Errorf("usage: on_log_full %s is not refuse or continue", quoted(u.OnLogFull))
 	}
 	var err error
 	for _, f := range []struct {
@@ -105,7 +105,7 @@ func (u *Usage) resolve() (settings, error) {
 		{"password", u.Password, &s.password}, {"namespace", u.Namespace, &s.namespace}, {"log", u.Log, &s.log},
 	} {
 		if *f.to, err = resolve(f.from); err != nil {
-			return s, fmt.Errorf("usage: %s: %w", f.name, err)
+			return s, fmt.Errorf("usage: %s: %w", f.name, placeholderError(f.from, err))
 		}
 	}
 	switch s.store {
@@ -129,7 +129,7 @@ func (u *Usage) resolve() (settings, error) {
 			return s, fmt.Errorf("usage: %w", err)
 		}
 	default:
-		return s, fmt.Errorf("usage: %q is not a store; there are embedded, redis and off", s.store)
+		return s, fmt.Errorf("usage: %s is not a store; there are embedded, redis and off", quoted(s.store))
 	}
 	if s.log == "" {
 		if s.store == storeEmbedded {

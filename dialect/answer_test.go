@@ -122,7 +122,7 @@ var streams = []stream{
 			chunk(`[{"index":0,"delta":{},"finish_reason":"tool_calls"}]`, `,"usage":null`),
 			onlyUse, "[DONE]")},
 	{name: "chat text", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
-		text: events(roleOnly, hello, delta(`{"content":" \"usage\":{\"prompt_tokens\":5} wörld\u2028 \n\n"}`), delta(`{"content":"\u2028 [DONE]"}`), stop, onlyUse, "[DONE]")},
+		text: events(roleOnly, hello, delta(`{"content":" \"usage\":{\"prompt_tokens\":5} wörld\u2028 \n\n"}`), delta("{\"content\":\"\u2028\u2029\u0085\v [DONE]\"}"), stop, onlyUse, "[DONE]")},
 	{name: "chat without usage", op: ChatCompletions, content: 1,
 		want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
 		text: events(roleOnly, hello, stop, "[DONE]")},
@@ -196,6 +196,9 @@ var streams = []stream{
 	{name: "completions", op: Completions, content: 1, want: with(chatMarks, func(m *marks) { m.Model, m.ID = "i", "cmpl-1" }), hidden: `{"id":"cmpl-1","model":"i","choices":[]` + counted + `}`,
 		text: events(`{"id":"cmpl-1","model":"i","choices":[{"index":0,"text":"","finish_reason":null}]}`, `{"id":"cmpl-1","model":"i","choices":[{"index":0,"text":"a","finish_reason":null}]}`,
 			`{"id":"cmpl-1","model":"i","choices":[{"index":0,"text":"","finish_reason":"length"}]}`, `{"id":"cmpl-1","model":"i","choices":[]`+counted+`}`, "[DONE]")},
+
+	{name: "completions with usage on the last text", op: Completions, content: 0, want: with(chatMarks, func(m *marks) { m.Model, m.ID = "", "" }),
+		text: events(`{"choices":[{"index":0,"text":"a","finish_reason":null}]`+counted+`}`, `{"choices":[{"index":0,"text":"","finish_reason":"stop"}]`+counted+`}`, "[DONE]")},
 
 	{name: "responses", op: CreateResponse, content: 4, want: responsesMarks,
 		text: named(created, strings.Replace(created, "created", "in_progress", 1),
@@ -801,6 +804,10 @@ func TestAnswerKeepsNothingOfTheWindow(t *testing.T) {
 }
 
 func TestFormatsReadEveryOperation(t *testing.T) {
+	billed := map[Operation]bool{}
+	for op := range Operations() {
+		billed[op] = op != StoredResponse && op != CountResponse && op != CountMessage && op != CountContent
+	}
 	for op := range Operations() {
 		for _, events := range []bool{false, true} {
 			var a Answer
@@ -811,6 +818,9 @@ func TestFormatsReadEveryOperation(t *testing.T) {
 				a.Split([]byte(text), true)
 			} else {
 				a.Feed([]byte(text))
+			}
+			if media := op.Feature() == "images" || op.Feature() == "audio"; a.HasEnd() == (media || !billed[op]) {
+				t.Errorf("%v: HasEnd is %v", op, a.HasEnd())
 			}
 			if a.EventStream() != events || a.Failed {
 				t.Errorf("%v: %+v", op, marksOf(&a))

@@ -124,9 +124,7 @@ func has(data []byte, before, after string) bool {
 }
 
 func takeChat(a *Answer, _ []byte) (hidden bool) {
-	if !a.Content {
-		a.identify(a.m.at(objModel), a.m.at(objID))
-	}
+	a.identify(a.m.at(objModel), a.m.at(objID))
 	a.takeTier(a.m.at(objTier))
 	reported := a.m.at(objUsage)
 	if groq := a.m.at(objGroq).raw; !a.takeOpenAI(reported.raw) && isObject(groq) {
@@ -357,9 +355,7 @@ var geminiObject = []string{
 }
 
 func takeGemini(a *Answer, _ []byte) (hidden bool) {
-	if a.Model == "" || a.ID == "" {
-		a.identify(a.m.at(objModel), a.m.at(objID))
-	}
+	a.identify(a.m.at(objModel), a.m.at(objID))
 	if raw := a.m.at(objUsage).raw; isObject(raw) {
 		a.gemini.merge(raw)
 		a.Reported = a.gemini.any

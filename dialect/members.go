@@ -96,10 +96,10 @@ var (
 
 // reset makes m ready for a new object. What it held before is let go.
 func (m *members) reset(names, inner []string, enter string, limit int) {
+	clear(m.values[0][:len(m.names[0])])
+	clear(m.values[1][:len(m.names[1])])
 	m.names[0], m.names[1] = names, inner
 	m.enter, m.limit = enter, limit
-	clear(m.values[0][:len(names)])
-	clear(m.values[1][:len(inner)])
 	m.entered = 0
 	m.state, m.inString, m.escaped, m.list = atStart, false, false, false
 	m.level, m.base, m.depth, m.read = 0, 1, 0, 0

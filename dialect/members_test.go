@@ -317,6 +317,24 @@ func TestMembersKeepsNothingOfAPieceThatIsOver(t *testing.T) {
 	}
 }
 
+func TestMembersResetLetsGo(t *testing.T) {
+	var m members
+	m.reset(lookFor, lookFor2, lookEnter, 1<<10)
+	m.feed([]byte(`{"model":1,"stop":2,"response":{"id":3}}`))
+	m.reset(lookFor[:1], nil, "", 0)
+	for level := range m.values {
+		for i, v := range m.values[level] {
+			if v.raw != nil || v.count != 0 {
+				t.Errorf("level %d, value %d is still %q", level, i, v.raw)
+			}
+		}
+	}
+	m.reset(lookFor, lookFor2, lookEnter, 1<<10)
+	if m.feed([]byte(`{}`)); m.at(4).found() || m.in(1).found() || m.entered != 0 {
+		t.Error("found what was in another object")
+	}
+}
+
 func TestMembersFeedOneStopsAtTheEnd(t *testing.T) {
 	var m members
 	m.reset(lookFor, nil, "", 0)
@@ -431,7 +449,7 @@ func TestNumber(t *testing.T) {
 	}{
 		{"0", 0, true}, {"12", 12, true}, {"-3", -3, true}, {"12.0", 12, true}, {"-12.0", -12, true}, {"1e3", 1000, true},
 		{"9007199254740992", 1 << 53, true}, {"9007199254740993", 0, false}, {"-9007199254740993", 0, false},
-		{"9999999999999999", 0, false}, {"99999999999999999999", 0, false}, {"1e300", 0, false}, {"-1e300", 0, false},
+		{"9999999999999999", 0, false}, {"99999999999999999999", 0, false}, {"9007199254740994.0", 0, false}, {"-9007199254740994.0", 0, false}, {"1e300", 0, false}, {"-1e300", 0, false},
 		{"1e999999999", 0, false}, {"12.5", 0, false}, {`"12"`, 0, false}, {"null", 0, false}, {"true", 0, false},
 		{"", 0, false}, {"-", 0, false}, {"NaN", 0, false}, {"Infinity", 0, false}, {"-Infinity", 0, false}, {"1x", 0, false},
 		{"{}", 0, false}, {"0x10", 0, false},

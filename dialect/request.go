@@ -663,10 +663,7 @@ func text(raw []byte) (string, bool) {
 
 // quote spells s as a JSON string.
 func quote(s string) []byte {
-	out, err := json.Marshal(s)
-	if err != nil {
-		return strconv.AppendQuote(nil, s) // a string always marshals
-	}
+	out, _ := json.Marshal(s) // a string always marshals
 	return out
 }
 

@@ -27,9 +27,9 @@ type Pool struct {
 	even     bool    // all weights are equal
 	heaviest float64 // the largest weight
 
-	// The turn, guarded by the lock of health. level is how far the round has
-	// come, in picks for each unit of weight: no key that can serve is behind it.
-	// cursor is the first key that may still be at it.
+	// The round, guarded by the lock of health. level is how far it has come, in
+	// turns for each unit of weight: a key that has had no more is next. cursor is
+	// where such a key is most likely found.
 	level  level
 	cursor int
 }
@@ -290,7 +290,6 @@ func (p *Pool) byTurn(a *ask) int {
 		if i >= len(p.slots) {
 			i -= len(p.slots)
 		}
-		p.lift(i)
 		rk := p.rank(i, a)
 		if rk <= a.limit && (rk < bestRank || rk == bestRank && p.sooner(i, best)) {
 			best, bestRank = i, rk
@@ -305,18 +304,14 @@ func (p *Pool) byTurn(a *ask) int {
 	return best
 }
 
-// lift brings a key that was passed over up to where the round has come: a turn
-// that was missed is not made up for, so a key that comes back gets no flood.
-func (p *Pool) lift(i int) {
-	if s := &p.slots[i]; s.level().less(p.level) {
+// turn counts a turn of key i. One that was passed over is brought up to where
+// the round has come: turns that were missed are not made up for, so a key that
+// comes back gets no flood.
+func (p *Pool) turn(i int) {
+	s := &p.slots[i]
+	if s.level().less(p.level) {
 		s.picks = p.level.n * s.weight / p.level.weight
 	}
-}
-
-// turn counts a turn of key i.
-func (p *Pool) turn(i int) {
-	p.lift(i)
-	s := &p.slots[i]
 	p.level = s.level()
 	s.picks++
 	p.cursor = i + 1

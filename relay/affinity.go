@@ -2,6 +2,7 @@ package relay
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"sync"
 	"time"
 )
@@ -41,12 +42,13 @@ func NewAffinity() *Affinity { return &Affinity{at: make(map[affinityKey]int32)}
 func responseKey(client, id string) affinityKey { return digest("response", client, id) }
 
 func digest(kind, client, name string) affinityKey {
-	h := sha256.New()
+	buf := make([]byte, 0, 1200)
 	for _, s := range [...]string{kind, client, name} {
-		h.Write([]byte(s))
-		h.Write([]byte{0})
+		buf = binary.AppendUvarint(buf, uint64(len(s)))
+		buf = append(buf, s...)
 	}
-	return affinityKey(h.Sum(nil)[:16])
+	sum := sha256.Sum256(buf)
+	return affinityKey(sum[:16])
 }
 
 func (a *Affinity) put(k affinityKey, h home, now time.Time) {

@@ -281,7 +281,7 @@ func (c *call) count() {
 	case c.answered && a.Failed && (!a.EventStream() || !a.Content):
 		// An error costs no more than the upstream says.
 		rec.Tokens, rec.Source = a.Tokens(), usage.Upstream
-	case !c.answered || !a.Content && !a.Reported:
+	case !c.answered || rec.Outcome != usage.Served && !a.Content && !a.Reported:
 		rec.Source = usage.Unknown
 		rec.Tokens.Input = c.req.EstimateInput()
 	case a.Reported && (a.Finished || rec.Outcome == usage.Served):

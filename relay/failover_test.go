@@ -309,7 +309,7 @@ func TestWithoutReasoning(t *testing.T) {
 	a := s.upstream("a", m.URL, "a1")
 	m.on("a1", foreign)
 	g := s.start()
-	g.post("/v1/responses", body).wants(t, 200, "resp_1")
+	g.post("/v1/responses", body).wants(t, 200, "resp_new")
 	calls := m.seen()
 	if len(calls) != 2 || calls[0].body != body || strings.Contains(calls[1].body, "xyz") || !strings.Contains(calls[1].body, `"content":"b"`) {
 		t.Errorf("%+v", calls)

@@ -227,7 +227,7 @@ func wellFor(path, body string) http.HandlerFunc {
 		}
 		return events(chunkRole, chunkWord, chunkFinish, chunkDone)
 	case strings.Contains(path, "/responses"):
-		return says(200, responseAnswer("resp_1"))
+		return says(200, responseAnswer("resp_new"))
 	}
 	return says(200, chatAnswer)
 }
@@ -351,7 +351,9 @@ func (s *setup) upstream(name, baseURL string, labels string, options ...option)
 		up.KeyIDs = append(up.KeyIDs, secret.ID())
 		pool.Keys = append(pool.Keys, keypool.Key{Label: label, ID: secret.ID()})
 	}
-	up.Pool = keypool.New(pool)
+	if len(pool.Keys) > 0 {
+		up.Pool = keypool.New(pool)
+	}
 	s.config.Upstreams = append(s.config.Upstreams, up)
 	return up
 }
@@ -424,6 +426,7 @@ type got struct {
 	header http.Header
 	body   string
 	err    error // of reading the body
+	closed bool  // the connection was announced to close
 	trace  Trace
 }
 
@@ -437,7 +440,7 @@ func (g *gateway) do(req *http.Request) got {
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	return got{res.StatusCode, res.Header, string(body), err, <-g.traces}
+	return got{res.StatusCode, res.Header, string(body), err, res.Close, <-g.traces}
 }
 
 func (g *gateway) request(path, body string, header ...string) *http.Request {

@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -71,14 +72,36 @@ func (r *Relay) ServeModels(w http.ResponseWriter, in *http.Request, found *dial
 		answerJSON(w, in, listing(shape, list))
 		return
 	}
+	if m, ok := r.find(list, found.ID, client); ok {
+		answerJSON(w, in, row(shape, m))
+		return
+	}
+	_, _ = noModel(found.ID).Write(w, shape)
+}
+
+// find looks for one model: listed, or addressed as <upstream>/<model> to an
+// upstream that knows it by name.
+func (r *Relay) find(list []Listed, name string, client *access.Client) (Listed, bool) {
 	for _, m := range list {
-		if m.ID == found.ID {
-			answerJSON(w, in, row(shape, m))
-			return
+		if m.ID == name {
+			return m, true
 		}
 	}
-	e := dialect.Error{Fault: dialect.NoModel, Param: "model", Message: "the model " + quoted(found.ID) + " does not exist or this key may not use it"}
-	_, _ = e.Write(w, shape)
+	q := lookup{name: name, client: client}
+	targets, _ := r.resolve(&q, nil)
+	for _, t := range targets {
+		if t.up.Name+"/"+t.model == name && t.up.knows(t.model) {
+			return Listed{ID: name, OwnedBy: t.up.Name}, true
+		}
+	}
+	return Listed{}, false
+}
+
+// knows says whether the upstream would be listed with that name.
+func (u *Upstream) knows(name string) bool {
+	p := access.Pattern(name)
+	return p.Literal() && slices.Contains(u.Models, p) || u.Catalog != nil && u.Catalog.Has(name) ||
+		slices.ContainsFunc(u.Aliases, func(a Alias) bool { return a.Public == name })
 }
 
 func listing(shape dialect.Dialect, list []Listed) any {

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,7 +138,7 @@ func TestLossOfPower(t *testing.T) {
 	for _, d := range []Durability{Batch, Strict, Process} {
 		t.Run(fmt.Sprint(d), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(uint64(d), 7))
-			for range 40 {
+			for range 15 {
 				synctest.Test(t, func(t *testing.T) {
 					disk, store := newMemFS(), storetest.NewMemory()
 					var settled []*usage.Record
@@ -508,6 +512,62 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRemovedDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	l := open(t, Config{Dir: dir, Store: storetest.NewMemory(), SegmentBytes: minSegmentBytes})
+	var a account
+	a.attempts(t, l, 1, 10)
+	flush(t, l)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for n := 0; n < 10000 && err == nil; n++ {
+		r := attemptNo(n)
+		if err = l.Reserve(r); err == nil {
+			end(r, n)
+			l.Settle(r)
+		}
+	}
+	if !errors.Is(err, ErrFull) || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("reserve: %v", err)
+	}
+	if s := l.Stats(); !strings.Contains(s.Trouble, "no such file") {
+		t.Errorf("%+v", s)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Close(ctx); err == nil {
+		t.Error("closed without a word")
+	}
+}
+
+// Verify is right while segments go.
+func TestVerifyWhileSegmentsGo(t *testing.T) {
+	store := storetest.NewMemory()
+	l := open(t, Config{
+		Dir: t.TempDir(), Store: store, SegmentBytes: minSegmentBytes, KeepFor: time.Nanosecond, KeepBytes: 1,
+	})
+	var a account
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range 20 {
+			a.attempts(t, l, 500*i, 500*i+499)
+			flush(t, l)
+		}
+	})
+	for range 50 {
+		if v := verify(t, l); !v.Equal() || v.Unsure {
+			t.Errorf("%+v", v)
+		}
+	}
+	wg.Wait()
+	if v := verify(t, l); !v.Equal() || v.Log != a.sum || v.Unsure {
+		t.Errorf("%+v", v)
+	}
+	shut(t, l)
 }
 
 func TestClockThatJumps(t *testing.T) {

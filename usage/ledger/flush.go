@@ -80,7 +80,7 @@ func (l *Ledger) flushLoop() {
 			f.sleep(checkEvery, l.settled)
 		case err != nil:
 			if backoff == 0 {
-				l.cfg.Log.Warn("the store does not take the ledger in", "dir", l.cfg.Dir, "error", err)
+				l.cfg.Log.Warn("the ledger does not get into the store", "dir", l.cfg.Dir, "error", err)
 			}
 			f.greeted = false
 			backoff = min(max(2*backoff, firstBackoff), maxBackoff)
@@ -98,7 +98,7 @@ func (l *Ledger) flushLoop() {
 		}
 		if backoff > 0 {
 			backoff = 0
-			l.cfg.Log.Info("the store takes the ledger in again", "dir", l.cfg.Dir)
+			l.cfg.Log.Info("the ledger gets into the store again", "dir", l.cfg.Dir)
 		}
 	}
 }

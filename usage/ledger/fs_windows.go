@@ -24,10 +24,10 @@ func openFile(name string, flag int) (*os.File, error) {
 		create = syscall.OPEN_ALWAYS
 	}
 	share := uint32(syscall.FILE_SHARE_READ | syscall.FILE_SHARE_WRITE | syscall.FILE_SHARE_DELETE)
-	return open(name, access, share, create)
+	return createFile(name, access, share, create)
 }
 
-func open(name string, access, share, create uint32) (*os.File, error) {
+func createFile(name string, access, share, create uint32) (*os.File, error) {
 	path, err := syscall.UTF16PtrFromString(name)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
@@ -44,7 +44,7 @@ func (disk) SyncDir(string) error { return nil }
 
 // lockFile opens the file so that nobody else can.
 func lockFile(name string) (io.Closer, error) {
-	f, err := open(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, 0, syscall.OPEN_ALWAYS)
+	f, err := createFile(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, 0, syscall.OPEN_ALWAYS)
 	if errors.Is(err, errSharingViolation) {
 		return nil, ErrLocked
 	}

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/floway/floway/usage"
@@ -30,16 +31,32 @@ func (v *Verification) Equal() bool { return v.Log == v.Store }
 // Verify adds up the log, from the first record that it ever had on, and compares
 // the sums with what the store counted for this stream. It reads the whole log.
 func (l *Ledger) Verify(ctx context.Context) (*Verification, error) {
-	// No segment goes while they are added up.
-	l.trimming.Lock()
-	defer l.trimming.Unlock()
+	for {
+		v, origin, err := l.verify(ctx)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err == nil && len(v.Gaps) == 0 {
+			return v, nil
+		}
+		l.mu.Lock()
+		same := l.mark.Origin == origin
+		l.mu.Unlock()
+		if same {
+			return v, err
+		}
+		// A segment was let go before it was read.
+	}
+}
 
+// verify is Verify, and the origin from which it added up.
+func (l *Ledger) verify(ctx context.Context) (*Verification, uint64, error) {
 	l.mu.Lock()
 	id := l.manifest.id
 	l.mu.Unlock()
 	g, err := l.cfg.Store.Hello(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("ask the store for the position of the ledger: %w", err)
+		return nil, 0, fmt.Errorf("ask the store for the position of the ledger: %w", err)
 	}
 	p := g.Position
 
@@ -48,18 +65,18 @@ func (l *Ledger) Verify(ctx context.Context) (*Verification, error) {
 	spans := l.readable(nil, true)
 	seeds := l.manifest.seeds()
 	l.mu.Unlock()
-	if mark.Stream != id.String() {
-		return nil, fmt.Errorf("the stream has changed while it was verified")
+	switch {
+	case mark.Stream != id.String():
+		return nil, mark.Origin, errors.New("the ledger took a new name while it was verified")
+	case p.Seq > last:
+		return nil, mark.Origin, fmt.Errorf("the store has record %d of the ledger, which ends at %d", p.Seq, last)
 	}
 	v := &Verification{Stream: id, Position: p.Seq, Store: p.Totals, Unsure: mark.Unsure}
-	if p.Seq > last {
-		return nil, fmt.Errorf("the store has record %d of the ledger, which ends at %d", p.Seq, last)
-	}
 	if v.Log, _, err = usage.ParseCounts(mark.Before); err != nil {
 		v.Unsure = true
 	}
 	if p.Seq <= mark.Origin {
-		return v, nil
+		return v, mark.Origin, nil
 	}
 	err = total(l.cfg.FS, seeds, spans, mark.Origin, p.Seq, &v.Log, func(from, to uint64) {
 		if len(v.Gaps) < maxGaps {
@@ -68,7 +85,7 @@ func (l *Ledger) Verify(ctx context.Context) (*Verification, error) {
 		v.Unsure = true
 	})
 	if err != nil {
-		return nil, fmt.Errorf("add up the ledger: %w", err)
+		return nil, mark.Origin, fmt.Errorf("add up the ledger: %w", err)
 	}
-	return v, ctx.Err()
+	return v, mark.Origin, nil
 }

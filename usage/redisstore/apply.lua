@@ -99,13 +99,6 @@ local function raise(key, a, where, letter)
 	return last + 1
 end
 
--- refuse buries a whole row.
-local function refuse(where, a, reason)
-	local last = a + 2 * tonumber(A[a])
-	for i = a + 1, last, 2 do bury(where, A[i], A[i + 1], reason) end
-	return last + 1
-end
-
 a, k = 8, 7
 for _ = 1, tonumber(A[7]) do
 	local expires, late, month, rows = A[a], A[a + 1], A[a + 2], tonumber(A[a + 3])
@@ -120,21 +113,20 @@ for _ = 1, tonumber(A[7]) do
 			end
 		end
 	elseif kinds[k] ~= 'none' and kinds[k] ~= 'set' then
+		-- Rows that no index names would be lost to every reader.
 		for i = k + 1, k + rows do
-			a = refuse(K[i], a, 'the key ' .. index .. ' holds a ' .. kinds[k])
+			local last = a + 2 * tonumber(A[a])
+			for j = a + 1, last, 2 do
+				bury(K[i], A[j], A[j + 1], 'the key ' .. index .. ' holds a ' .. kinds[k])
+			end
+			a = last + 1
 		end
 	else
 		for i = k + 1, k + rows do
-			local row = K[i]
-			if kinds[i] == 'hash' then
-				a = raise(row, a, row)
-			elseif kinds[i] == 'none' then
-				call('SADD', index, string.sub(row, #index + 2))
-				a = raise(row, a, row)
-				if expires ~= '0' then call('EXPIREAT', row, expires) end
-			else
-				a = refuse(row, a, 'the key holds a ' .. kinds[i])
-			end
+			local row, new = K[i], kinds[i] == 'none'
+			if new then call('SADD', index, string.sub(row, #index + 2)) end
+			a = raise(row, a, row)
+			if new and expires ~= '0' then call('EXPIREAT', row, expires) end
 		end
 		if expires ~= '0' then call('EXPIREAT', index, expires) end
 		if month ~= '' then call('SADD', MONTHS, month) end

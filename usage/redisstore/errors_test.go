@@ -148,14 +148,14 @@ func TestServerTrouble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server.Do("FLUSHALL")
 			l := &log{t: t}
-			l.add(4, time.Now())
+			l.add(5, time.Now())
 			s := open(t, Config{URL: server.URL()})
 			l.send(s, 2)
-			l.add(4, time.Now())
+			l.add(5, time.Now()) // of the same clients: no row is new
 			state := dump(server)
 
 			c.begin()
-			_, err := s.Apply(t.Context(), l.batch(4, 2))
+			_, err := s.Apply(t.Context(), l.batch(5, 2))
 			expect(t, err, c.class, c.says)
 			if c.hello {
 				expect(t, greet(t, s), c.class, c.says)

@@ -240,8 +240,8 @@ func TestWiped(t *testing.T) {
 	if _, err := s.Apply(t.Context(), l.batch(0, 10)); err != nil {
 		t.Fatal(err)
 	}
-	if g, err := hello(t, s); err != nil || !g.Known || g.Genesis == "" {
-		t.Errorf("after a batch on an empty server: %+v, %v", g, err)
+	if got := server.Do("GET", s.keys.genesis()); !strings.HasPrefix(got, layout+" ") {
+		t.Errorf("a batch on an empty server left it with the name %q", got)
 	}
 }
 
@@ -379,6 +379,22 @@ func TestForeignValues(t *testing.T) {
 		}
 		if _, err := s.Audit(t.Context()); !errors.Is(err, usage.ErrForeign) || !strings.Contains(err.Error(), s.keys.letters()) {
 			t.Errorf("audit: %v", err)
+		}
+		l.check(s)
+	})
+
+	t.Run("many dead letters", func(t *testing.T) {
+		s, l := start(t)
+		for range 2 * usage.MaxDeadLetters / increments {
+			server.Do("SET", hour(l, s)+ann, "x")
+			l.records = append(l.records, l.records[0])
+			l.send(s, 2)
+		}
+		if n := server.Do("LLEN", s.keys.letters()); n != strconv.Itoa(usage.MaxDeadLetters) {
+			t.Errorf("%s dead letters are kept, want %d", n, usage.MaxDeadLetters)
+		}
+		if ttl := server.Do("TTL", s.keys.letters()); ttl == "-1" {
+			t.Error("dead letters are kept for ever")
 		}
 		l.check(s)
 	})
