@@ -115,10 +115,10 @@ func adminCheck(w http.ResponseWriter, r *http.Request) error {
 }
 
 func adminLedger(w http.ResponseWriter, _ *http.Request) error {
-	list := []any{}
-	openBooks.Range(func(key, value any) bool {
+	list := []ledgerReport{}
+	openBooks.Range(func(_, value any) bool {
 		if b, ok := value.(*books); ok {
-			list = append(list, map[string]any{"log": key, "store": b.settings.sink, "stats": b.ledger.Stats()})
+			list = append(list, reportLedger(b))
 		}
 		return true
 	})

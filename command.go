@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -51,6 +52,9 @@ func ask(fl caddycmd.Flags, method, uri string) (*http.Response, error) {
 	}
 	res, err := caddycmd.AdminAPIRequest(address, method, uri, nil, nil)
 	if err != nil {
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, fmt.Errorf("ask the admin endpoint at %s: %w; is a server running there? --address or --config says where it is", address, err)
+		}
 		return nil, fmt.Errorf("ask the admin endpoint at %s: %w", address, err)
 	}
 	return res, nil
@@ -286,15 +290,50 @@ func checkCommand() *cobra.Command {
 }
 
 func ledgerCommand() *cobra.Command {
-	return command("ledger", "Shows how far the account has been delivered to the store", nil, func(fl caddycmd.Flags, _ *cobra.Command) error {
-		res, err := ask(fl, http.MethodGet, "/floway/ledger")
-		if err != nil {
+	flags := func(cmd *cobra.Command) { cmd.Flags().Bool("json", false, "Print JSON") }
+	return command("ledger", "Shows how far the account has been delivered to the store", flags, func(fl caddycmd.Flags, _ *cobra.Command) error {
+		if fl.Bool("json") {
+			res, err := ask(fl, http.MethodGet, "/floway/ledger")
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			_, err = io.Copy(os.Stdout, res.Body)
 			return err
 		}
-		defer res.Body.Close()
-		_, err = io.Copy(os.Stdout, res.Body)
-		return err
+		var answer struct{ Ledgers []ledgerReport }
+		if err := askJSON(fl, http.MethodGet, "/floway/ledger", &answer); err != nil {
+			return err
+		}
+		return printLedgers(os.Stdout, answer.Ledgers)
 	})
+}
+
+func printLedgers(to io.Writer, list []ledgerReport) error {
+	if len(list) == 0 {
+		fmt.Fprintln(to, "No account is kept.")
+		return nil
+	}
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	for i, l := range list {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "LOG\t%s\n", l.Log)
+		fmt.Fprintf(w, "STORE\t%s\n", l.Store)
+		fmt.Fprintf(w, "NOT YET DELIVERED\t%d records, the oldest for %s\n", l.LagRecords, time.Duration(l.LagSeconds*float64(time.Second)).Round(time.Millisecond))
+		fmt.Fprintf(w, "STORE ANSWERED\t%s\n", clock(l.Contact))
+		fmt.Fprintf(w, "UNDER WAY\t%d attempts\n", l.Open)
+		fmt.Fprintf(w, "SETTLED\t%d attempts since the start, %d estimated, %d unknown\n", l.Settled, l.Estimated, l.Unknown)
+		fmt.Fprintf(w, "NOT RECORDED\t%d attempts, %d more were refused\n", l.Unrecorded, l.Refused)
+		fmt.Fprintf(w, "DISK\t%d MiB of %d MiB in %d files\n", l.Bytes>>20, l.MaxBytes>>20, l.Segments)
+		for _, trouble := range []string{l.Trouble, l.StoreError, l.Stopped, l.Warning} {
+			if trouble != "" {
+				fmt.Fprintf(w, "TROUBLE\t%s\n", trouble)
+			}
+		}
+	}
+	return w.Flush()
 }
 
 func keyCommand() *cobra.Command {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -302,6 +303,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call *dialect.Ca
 		defer release()
 	}
 	h.relay.Serve(w, r, call, client, group, trace)
+	linger(w, r)
 }
 
 // refusal says no to calls that cannot be served, whoever makes them.
@@ -321,13 +323,34 @@ func (h *Handler) refusal(call *dialect.Call, header http.Header) *dialect.Error
 // refuse answers with an error before the request was handed on. The body was
 // not read, so the connection cannot be used again unless there is none.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, call *dialect.Call, trace *relay.Trace, e *dialect.Error) {
-	if r.ContentLength != 0 {
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
 		w.Header()["Connection"] = []string{"close"}
 	}
 	e.Request = trace.Request
 	trace.Status = e.HTTPStatus()
 	_, _ = e.Write(w, call.Dialect)
+	linger(w, r)
 	h.log(r, trace)
+}
+
+// Bounds of lingering.
+const (
+	lingerTime  = 2 * time.Second
+	lingerBytes = 128 << 20
+)
+
+// linger lets a client that is still sending its body read the answer: if the
+// connection is closed under its hands, the answer is lost with it. Caddy wraps
+// the body, so that Go's server does not do this by itself.
+func linger(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.Body == nil || w.Header().Get("Connection") != "close" {
+		return
+	}
+	control := http.NewResponseController(w)
+	if control.Flush() != nil || control.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, r.Body, lingerBytes)
 }
 
 func (h *Handler) identify(r *http.Request) (*access.Client, error) {

@@ -178,6 +178,8 @@ var streams = []stream{
 		text: "data:" + roleOnly + "\n\nid: 7\nretry: 100\ndata:" + hello + "\nfoo\n\ndata:" + stop + "\n\ndata: " + onlyUse + "\n\ndata:[DONE]\n\n"},
 	{name: "chat data in several lines", op: ChatCompletions, content: 0, hidden: `{"choices":[],` + "\ndata: " + `"usage":` + "\ndata:" + `{"prompt_tokens":12,"completion_tokens":9}}`, want: chatMarks,
 		text: "data: " + hello[:40] + "\ndata: " + hello[40:] + "\n\n" + events(stop, `{"choices":[],`+"\ndata: "+`"usage":`+"\ndata:"+`{"prompt_tokens":12,"completion_tokens":9}}`) + "data: [DONE]\n\n"},
+	{name: "chat choices of another kind", op: ChatCompletions, content: 1, want: chatMarks,
+		text: events(chunk(`{"delta":{"content":"x"}}`, counted), stop, "[DONE]")},
 	{name: "chat error before content", op: ChatCompletions, content: -1,
 		want: marks{Failed: true, Terminal: true, Problem: Problem{Type: "server_error", Message: "The server had an error"}, Model: "gpt-x", ID: "chatcmpl-b2"},
 		text: events(roleOnly, `{"error":{"message":"The server had an error","type":"server_error","param":null,"code":null}}`)},
@@ -412,14 +414,24 @@ func TestStreamsFirstContent(t *testing.T) {
 	}
 }
 
-// endings are the ways in which the lines of a stream may end.
-var endings = []string{"\n", "\r\n", "\r"}
+// endings are the ways in which the lines of a stream may end, and those of its
+// blank lines.
+var endings = [][2]string{{"\n", "\n"}, {"\r\n", "\r\n"}, {"\r", "\r"}, {"\r\n", "\n"}, {"\n", "\r\n"}, {"\n", "\r"}, {"\r\n", "\r"}}
+
+func endedBy(ending [2]string, text string) []byte {
+	text = strings.ReplaceAll(text, "\n\n", "\x00")
+	text = strings.ReplaceAll(text, "\n", ending[0])
+	return []byte(strings.ReplaceAll(text, "\x00", ending[0]+ending[1]))
+}
 
 func TestStreamsAreTheSameForAnyCut(t *testing.T) {
 	for _, s := range streams {
 		for _, ending := range endings {
-			text := []byte(strings.ReplaceAll(s.text, "\n", ending))
+			text := endedBy(ending, s.text)
 			for _, hide := range []bool{false, true} {
+				if hide && s.hidden == "" {
+					continue // TestStreams does that
+				}
 				var a Answer
 				run := func(size int, cuts ...int) (string, marks, int64) {
 					a.Reset(s.op, true, hide)
@@ -439,12 +451,11 @@ func TestStreamsAreTheSameForAnyCut(t *testing.T) {
 							s.name, ending, hide, size, cuts, got, want, gotMarks, estimate, wantMarks, wantEstimate)
 					}
 				}
-				check(4<<10, everyByte(text)...)
 				check(1, everyByte(text)...)
-				for cut := 0; cut < len(text); cut += 1 + len(text)/400 {
+				for cut := 0; cut < len(text); cut += 1 + len(text)/50 {
 					check(4<<10, cut)
 				}
-				for seed := range uint64(20) {
+				for seed := range uint64(4) {
 					check(64, randomCuts(text, seed)...)
 				}
 			}
@@ -456,11 +467,11 @@ func TestStreamsAreTheSameForAnyCut(t *testing.T) {
 func TestStreamsThroughSmallWindows(t *testing.T) {
 	for _, s := range streams {
 		for _, ending := range endings {
-			text := []byte(strings.ReplaceAll(s.text, "\n", ending))
+			text := endedBy(ending, s.text)
 			want := s.want
 			want.Events, want.Bytes = dataOf(s.text)
-			for _, most := range []int{24, 25, 31, 40, 64, 100, 150, 230, 500} {
-				for seed := range uint64(12) {
+			for _, most := range []int{24, 31, 64, 150, 500} {
+				for seed := range uint64(4) {
 					cuts := randomCuts(text, seed)
 					if seed == 0 {
 						cuts = everyByte(text)
@@ -632,7 +643,7 @@ func TestAnswerReads(t *testing.T) {
 		data := []byte(tt.body)
 		want := tt.want
 		want.Content, want.Finished, want.Bytes = true, true, int64(len(data))
-		for seed := range uint64(40) {
+		for seed := range uint64(12) {
 			var cuts []int
 			switch {
 			case seed == 1 && len(data) < 64<<10:
@@ -800,6 +811,31 @@ func TestAnswerKeepsNothingOfTheWindow(t *testing.T) {
 		if after := fmt.Sprintf("%+v", marksOf(&a)); after != before {
 			t.Errorf("%s: %s became %s", s.name, before, after)
 		}
+	}
+}
+
+func TestHas(t *testing.T) {
+	for data, want := range map[string]bool{
+		`{"usage":{}}`: true, `{"usage" : 5}`: true, `{"usage":null}`: false, "{\"usage\" :\r\n\tnull}": false, `{"usage":null,"x":{"usage":1}}`: true,
+		`{"x":"usage","usage":null}`: true, `{"x":"\"usage\":1"}`: false, `{"xusage":1,"my_usage":2}`: false, `{"usages":1}`: false,
+		`{"usage"`: true, `{"usage":`: true, `{"usage": `: true, `usage":1`: false, ``: false,
+	} {
+		if got := has([]byte(data), `"`, `usage"`); got != want {
+			t.Errorf("%s: got %v", data, got)
+		}
+		if got := has([]byte(data), `"us`, `age"`); got != want {
+			t.Errorf("%s, cut elsewhere: got %v", data, got)
+		}
+	}
+}
+
+// Names go into logs and tables: longer ones are none.
+func TestAnswerTakesNoLongNames(t *testing.T) {
+	var a Answer
+	a.Reset(ChatCompletions, false, false)
+	a.Feed([]byte(`{"id":"` + strings.Repeat("i", 510) + `","model":"` + strings.Repeat("m", 511) + `"}`))
+	if len(a.ID) != 510 || a.Model != "" {
+		t.Errorf("id of %d, model of %d bytes", len(a.ID), len(a.Model))
 	}
 }
 

@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -184,6 +185,19 @@ func TestOperations(t *testing.T) {
 	for d, want := range map[Dialect]string{Chat: "chat", Responses: "responses", Messages: "messages", Gemini: "gemini"} {
 		if d.String() != want {
 			t.Errorf("got %s, want %s", d, want)
+		}
+	}
+}
+
+func TestWellFormedID(t *testing.T) {
+	for _, id := range []string{"resp_azAZ09-_", "0", "z", strings.Repeat("x", 256)} {
+		if !wellFormedID(id) {
+			t.Errorf("%q is refused", id)
+		}
+	}
+	for _, id := range []string{"", ".", "..", "a/b", "a.b", "a:b", "a b", "a@b", "a[b", "a`b", "a{b", "a%2f", "é", "a\x00", strings.Repeat("x", 257)} {
+		if wellFormedID(id) {
+			t.Errorf("%q is accepted", id)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"mime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -95,6 +96,7 @@ var (
 	optionNames = []string{"include_usage"}
 	configNames = []string{"maxOutputTokens", "max_output_tokens"}
 	typeNames   = []string{"type"}
+	innerNames  = []string{"requests", "generateContentRequest", "generate_content_request"}
 	turnNames   = []string{"role", "content", "parts"}
 )
 
@@ -264,37 +266,78 @@ func (r *Request) UsageOnRequest() bool {
 // none it is put in, except into Gemini's, which have no place for it, and into
 // forms.
 func (r *Request) For(model string, askUsage bool) []byte {
-	var edits [2]edit
-	n := 0
-	if e, ok := r.renameTo(model); ok {
-		edits[n] = e
-		n++
+	var room [2]edit
+	edits := room[:0]
+	switch {
+	case r.Call.Op.Dialect() == Gemini:
+		edits = r.renameGemini(edits, model)
+	case !r.model.blank():
+		edits = r.rename(edits, r.model, r.named, model)
+	case r.Call.Model != "" && r.open > 0:
+		edits = append(edits, r.insert(`"model":`+string(quote(model))))
 	}
 	if askUsage && r.canAskUsage() {
-		edits[n] = r.askUsage()
-		n++
+		edits = append(edits, r.askUsage())
 	}
-	return splice(r.Body, edits[:n])
+	return splice(r.Body, edits)
 }
 
-func (r *Request) renameTo(model string) (e edit, needed bool) {
-	gemini := r.Call.Op.Dialect() == Gemini
+// rename puts model at a place where named stands, unless it is the same.
+func (r *Request) rename(edits []edit, at span, named, model string) []edit {
 	switch {
-	case r.model.blank():
-		if r.open == 0 || r.Call.Model == "" || gemini {
-			return edit{}, false
+	case r.open == 0: // a form
+		if named != model {
+			edits = append(edits, edit{at, []byte(model)})
 		}
-		return r.insert(`"model":` + string(quote(model))), true
-	case r.open == 0:
-		return edit{r.model, []byte(model)}, r.named != model
-	case gemini && strings.HasPrefix(r.named, "models/"):
-		model = "models/" + model
+	case named != model || r.Body[at.start] != '"':
+		edits = append(edits, edit{at, quote(model)})
 	}
-	if r.named == model && r.Body[r.model.start] == '"' {
-		return edit{}, false
-	}
-	return edit{r.model, quote(model)}, true
+	return edits
 }
+
+// renameGemini renames the model where Google's clients repeat it: beside the
+// content to embed, and in the requests inside a request.
+func (r *Request) renameGemini(edits []edit, model string) []edit {
+	rename := func(at span, named string) {
+		to := model
+		if strings.HasPrefix(named, "models/") {
+			to = "models/" + model
+		}
+		edits = r.rename(edits, at, named, to)
+	}
+	if !r.model.blank() {
+		rename(r.model, r.named)
+	}
+	if r.Call.Op != BatchEmbedContents && r.Call.Op != CountContent {
+		return edits
+	}
+	inner := func(request []byte) bool {
+		var m members
+		m.reset(requestNames[:reqModel+1], nil, "", 0)
+		m.feed(request)
+		if v := m.at(reqModel); v.found() {
+			named, _ := text(v.raw)
+			at := offset(r.Body, request)
+			rename(span{at + v.start, at + v.end}, named)
+		}
+		return true
+	}
+	var m members
+	m.reset(innerNames, nil, "", 0)
+	m.feed(r.Body)
+	for i := range innerNames {
+		switch raw := m.at(i).raw; {
+		case isObject(raw):
+			inner(raw)
+		case len(raw) > 0 && raw[0] == '[':
+			each(raw, inner)
+		}
+	}
+	return edits
+}
+
+// offset returns where in p a slice of it begins.
+func offset(p, part []byte) int { return cap(p) - cap(part) }
 
 // insert puts a member in front of all others.
 func (r *Request) insert(member string) edit {
@@ -377,9 +420,7 @@ func splice(body []byte, edits []edit) []byte {
 	if len(edits) == 0 {
 		return body
 	}
-	if len(edits) == 2 && edits[0].start > edits[1].start {
-		edits[0], edits[1] = edits[1], edits[0]
-	}
+	slices.SortStableFunc(edits, func(a, b edit) int { return a.start - b.start })
 	size := len(body)
 	for _, e := range edits {
 		size += len(e.with) - (e.end - e.start)

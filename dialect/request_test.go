@@ -202,6 +202,13 @@ func TestRequestForWithTheModelInThePath(t *testing.T) {
 		{"/v1beta/models/g:embedContent", `{"model":"models/secret","content":{}}`, "g", `{"model":"models/g","content":{}}`},
 		{"/v1beta/models/g:embedContent", `{"model":"models/g","content":{}}`, "h", `{"model":"models/h","content":{}}`},
 		{"/v1beta/models/g:embedContent", `{"model":"g"}`, "h", `{"model":"h"}`},
+		{"/v1beta/models/g:batchEmbedContents", `{"requests":[{"model":"models/g","content":{"model":"x"}}, {"content":{}},{"model": "models/secret" },{"model":null}]}`, "h",
+			`{"requests":[{"model":"models/h","content":{"model":"x"}}, {"content":{}},{"model": "models/h" },{"model":"h"}]}`},
+		{"/v1beta/models/g:batchEmbedContents", `{"requests":[{"model":"models/g"},{"model":"models/g"}]}`, "g", `{"requests":[{"model":"models/g"},{"model":"models/g"}]}`},
+		{"/v1beta/models/g:batchEmbedContents", `{"requests":[1,"model"],"model":"models/g"}`, "h", `{"requests":[1,"model"],"model":"models/h"}`},
+		{"/v1beta/models/g:countTokens", ` {"x":1,"generateContentRequest":{"contents":[],"model":"models/g"},"model":"models/g"}`, "h", ` {"x":1,"generateContentRequest":{"contents":[],"model":"models/h"},"model":"models/h"}`},
+		{"/v1beta/models/g:countTokens", `{"generate_content_request":{"model":"models/g"}}`, "h", `{"generate_content_request":{"model":"models/h"}}`},
+		{"/v1beta/models/g:generateContent", `{"requests":[{"model":"models/g"}]}`, "h", `{"requests":[{"model":"models/g"}]}`},
 	} {
 		r := mustRead(t, &Request{Call: Find("POST", tt.path), Body: []byte(tt.body)})
 		if want := r.Call.Model; r.Model != want || want == "" {

@@ -89,6 +89,7 @@ func TestTokens(t *testing.T) {
 		{"NaN", Chat, []string{`{"prompt_tokens":NaN,"completion_tokens":3}`}, odd(T(0, 0, 0, 0, 3), noNumber)},
 		{"negative", Chat, []string{`{"prompt_tokens":-12,"completion_tokens":3}`}, odd(T(0, 0, 0, 0, 3), negative)},
 		{"absurd", Chat, []string{`{"prompt_tokens":12,"completion_tokens":9007199254740992}`}, odd(T(12, 0, 0, 0, 0), negative)},
+		{"the most", Chat, []string{`{"prompt_tokens":1099511627776,"completion_tokens":1}`}, T(1<<40, 0, 0, 0, 1)},
 		{"negative details", Chat, []string{`{"prompt_tokens":12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":-5}}`}, odd(T(12, 0, 0, 0, 3), negative)},
 		{"two things wrong", Chat, []string{`{"prompt_tokens":-12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":"x"}}`}, odd(T(0, 0, 0, 0, 3), negative)},
 		{"nested too deep", Chat, []string{`{"x":{"prompt_tokens":1},"completion_tokens":2}`}, T(0, 0, 0, 0, 2)},
@@ -115,6 +116,7 @@ func TestTokens(t *testing.T) {
 		{"fast", Messages, []string{`{"input_tokens":1,"output_tokens":2,"service_tier":"standard","speed":"fast"}`, `{"output_tokens":3,"speed":null}`}, usage.Tokens{Input: 1, Output: 3, Tier: "fast"}},
 		{"a compaction is beside the rest", Messages, []string{`{"input_tokens":10,"output_tokens":20,"cache_read_input_tokens":5,"iterations":[{"type":"compaction","input_tokens":100,"output_tokens":7,"cache_read_input_tokens":50,"cache_creation_input_tokens":9,"cache_creation":{"ephemeral_5m_input_tokens":4,"ephemeral_1h_input_tokens":5}},{"type":"message","input_tokens":10,"output_tokens":20}]}`},
 			T(110, 55, 4, 5, 27)},
+		{"thoughts of a compaction", Messages, []string{`{"input_tokens":10,"output_tokens":20,"output_tokens_details":{"thinking_tokens":4},"iterations":[{"type":"compaction","input_tokens":1,"output_tokens":7,"output_tokens_details":{"thinking_tokens":3}}]}`}, reasoned(T(11, 0, 0, 0, 27), 7)},
 		{"and counted once", Messages, []string{`{"input_tokens":10,"output_tokens":20,"iterations":[{"type":"compaction","input_tokens":100,"output_tokens":7}]}`, `{"output_tokens":25,"iterations":[{"type":"compaction","input_tokens":100,"output_tokens":7}]}`, `{"output_tokens":26}`}, T(110, 0, 0, 0, 33)},
 		{"advisors have prices of their own", Messages, []string{`{"input_tokens":10,"output_tokens":20,"iterations":[{"type":"advisor_message","model":"x","input_tokens":5,"output_tokens":5},{"type":"fallback_message","input_tokens":5,"output_tokens":5}]}`}, T(10, 0, 0, 0, 20)},
 		{"something wrong in one", Messages, []string{`{"input_tokens":10,"output_tokens":20,"iterations":[{"type":"compaction","input_tokens":-1,"output_tokens":7}]}`}, odd(T(10, 0, 0, 0, 27), negative)},
@@ -143,7 +145,7 @@ func TestTokens(t *testing.T) {
 
 // What holds no count is not taken for a report of zeros.
 func TestTokensNothingReported(t *testing.T) {
-	for _, raw := range []string{``, `null`, `{}`, `[]`, `"x"`, `12`, `{"prompt_tokens":null}`, `{"prompt_tokens":-1}`, `{"trafficType":"ON_DEMAND"}`, `{"x":1}`, `{"type":"duration"}`, `{"type":"duration","seconds":"9"}`} {
+	for _, raw := range []string{``, `null`, `{}`, `[]`, `"x"`, `12`, `{"prompt_tokens":null}`, `{"prompt_tokens":-1}`, `{"prompt_tokens":"5"}`, `{"input_tokens":"5","output_tokens":true}`, `{"trafficType":"ON_DEMAND"}`, `{"x":1}`, `{"type":"duration"}`, `{"type":"duration","seconds":"9"}`} {
 		var a Answer
 		if a.takeOpenAI([]byte(raw)); a.Reported {
 			t.Errorf("chat takes %s for usage", raw)

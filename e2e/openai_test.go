@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,6 +58,29 @@ func TestOpenAISDK(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An application that gives a call up ends it at the upstream too.
+func TestOpenAISDKGivesUp(t *testing.T) {
+	mock := harness.StartOpenAI(t)
+	gateway := harness.StartGateway(t, oneKey(mock))
+	ctx, cancel := context.WithCancel(t.Context())
+	stream := openaicalls.Client(gateway.URL+"/v1", alice).Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{
+		Model: "mock-chat+words=20+hang=6", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("hi")},
+	})
+	defer stream.Close()
+	for range 6 {
+		if !stream.Next() {
+			t.Fatalf("the stream ended: %v", stream.Err())
+		}
+	}
+	cancel()
+	if stream.Next() || !errors.Is(stream.Err(), context.Canceled) {
+		t.Errorf("after the end: %v", stream.Err())
+	}
+	if entries := mock.Quiet(t); len(entries) != 1 || entries[0].Outcome != mockopenai.Gone || entries[0].Events != 6 {
+		t.Errorf("at the upstream: %+v", entries)
 	}
 }
 

@@ -160,13 +160,14 @@ func TestBrokenBodies(t *testing.T) {
 	}
 }
 
-// A body that is too large is refused before it has come.
+// A body that is too large is refused before it has come. (Of one that is small,
+// the server reads up to 256 KiB before it lets the answer go.)
 func TestTooLargeIsRefusedAtOnce(t *testing.T) {
 	s := newSetup(t)
 	s.config.MaxBody = 1000
 	s.upstream("a", url1, "a1")
 	g := s.start()
-	status, body, closed := g.tcp("POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", false)
+	status, body, closed := g.tcp("POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", false)
 	if status != 413 || !closed || !strings.Contains(body, "request_too_large") {
 		t.Errorf("%d, closed %v, %s", status, closed, body)
 	}

@@ -94,9 +94,7 @@ func (r *Relay) discover(ctx context.Context, u *Upstream) {
 func (r *Relay) fetchCatalog(ctx context.Context, u *Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
-	models, err := u.Provider.Models(ctx, func(req *http.Request) (*http.Response, error) {
-		return u.do(req)
-	})
+	models, err := u.Provider.Models(ctx, u.do)
 	u.Catalog.mu.Lock()
 	defer u.Catalog.mu.Unlock()
 	u.Catalog.err = err
@@ -122,6 +120,7 @@ func (u *Upstream) do(req *http.Request) (*http.Response, error) {
 }
 
 func (u *Upstream) doWith(key int, req *http.Request) (*http.Response, error) {
+	req.Header["User-Agent"] = userAgent
 	for name, values := range u.Provider.Headers() {
 		req.Header[name] = values
 	}

@@ -490,7 +490,7 @@ func TestDurationIsTheAttempts(t *testing.T) {
 			if n++; n < 4 {
 				return nil, errors.New("EOF")
 			}
-			return respond(200, "application/json", io.NopCloser(strings.NewReader(chatAnswer))), nil
+			return respond(200, "application/json", readCloser(chatAnswer)), nil
 		}))
 		r, books, _ := s.make()
 		start := time.Now()
@@ -612,7 +612,7 @@ func TestWaitsForAFreeKey(t *testing.T) {
 		free := make(chan struct{})
 		slow := withTransport(func(*http.Request) (*http.Response, error) {
 			<-free
-			return respond(200, "application/json", io.NopCloser(strings.NewReader(chatAnswer))), nil
+			return respond(200, "application/json", readCloser(chatAnswer)), nil
 		})
 		a := s.upstream("a", "http://a.example", "a1", synctestClock, withMax(1), slow)
 		b := s.upstream("b", "http://b.example", "b1", synctestClock, withMax(1), slow)
@@ -678,10 +678,10 @@ func TestWaitsForTheLastResort(t *testing.T) {
 		free := make(chan struct{})
 		a := s.upstream("a", "http://a.example", "a1", synctestClock, withMax(1), withTransport(func(*http.Request) (*http.Response, error) {
 			if fail {
-				return respond(500, "application/json", io.NopCloser(strings.NewReader(problem("x", "")))), nil
+				return respond(500, "application/json", readCloser(problem("x", ""))), nil
 			}
 			<-free
-			return respond(200, "application/json", io.NopCloser(strings.NewReader(chatAnswer))), nil
+			return respond(200, "application/json", readCloser(chatAnswer)), nil
 		}))
 		r, _, _ := s.make()
 		for i := range 3 {

@@ -616,3 +616,5 @@ func (s *setup) run(r *Relay, path, body string) *run {
 	}()
 	return q
 }
+
+func readCloser(s string) io.ReadCloser { return io.NopCloser(strings.NewReader(s)) }

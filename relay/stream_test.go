@@ -605,7 +605,7 @@ func TestPanicLeaksNothing(t *testing.T) {
 			if at == "transport" {
 				panic("oops")
 			}
-			return respond(200, "application/json", io.NopCloser(strings.NewReader(chatAnswer))), nil
+			return respond(200, "application/json", readCloser(chatAnswer)), nil
 		}))
 		r, books, _ := s.make()
 		call, in, _ := inMemory("/v1/chat/completions", chatBody)

@@ -10,7 +10,8 @@ import (
 // Counts is what the sums hold of a set of attempts. Index it by Field.
 type Counts [Fields]int64
 
-// Field is one counter of the sums.
+// Field is one counter of the sums. The numbers are in files and in Redis: a new
+// field goes behind the last one and none ever changes its number or meaning.
 type Field uint8
 
 const (

@@ -38,8 +38,14 @@ func (x *exchange) chatNumbers(q *chatRequest) error {
 		name      string
 		low, high float64
 	}{
-		{"temperature", 0, 2}, {"top_p", 0, 1}, {"frequency_penalty", -2, 2}, {"presence_penalty", -2, 2},
-		{"n", 1, 128}, {"top_logprobs", 0, 20}, {"max_tokens", 1, 1 << 40}, {"max_completion_tokens", 1, 1 << 40},
+		{"temperature", 0, 2},
+		{"top_p", 0, 1},
+		{"frequency_penalty", -2, 2},
+		{"presence_penalty", -2, 2},
+		{"n", 1, 128},
+		{"top_logprobs", 0, 20},
+		{"max_tokens", 1, 1 << 40},
+		{"max_completion_tokens", 1, 1 << 40},
 	}
 	for _, r := range ranges {
 		if err := x.between(r.name, r.low, r.high); err != nil {
@@ -134,39 +140,43 @@ func (x *exchange) chatTools(q *chatRequest) error {
 	return nil
 }
 
-// checkSchema checks what the service checks of a JSON schema.
+// checkSchema checks what the service checks of the JSON schema of an object.
 func checkSchema(where string, raw json.RawMessage, strict bool) error {
+	var s struct{ Type any }
+	if err := json.Unmarshal(raw, &s); err != nil || s.Type != "object" {
+		return bad(where, "invalid_function_parameters", "Invalid schema: schema must be a JSON Schema of 'type: \"object\"', got 'type: %v'.", s.Type)
+	}
+	if !strict {
+		return nil
+	}
+	return checkStrict(where, raw)
+}
+
+// checkStrict checks that a schema says everything of its objects.
+func checkStrict(where string, raw json.RawMessage) error {
 	var s struct {
-		Type                 json.RawMessage            `json:"type"`
-		Properties           map[string]json.RawMessage `json:"properties"`
-		Required             []string                   `json:"required"`
-		AdditionalProperties json.RawMessage            `json:"additionalProperties"`
-		Items                json.RawMessage            `json:"items"`
+		Type                 any
+		Properties           map[string]json.RawMessage
+		Required             []string
+		AdditionalProperties json.RawMessage
+		Items                json.RawMessage
 	}
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return bad(where, "invalid_function_parameters", "Invalid schema: %v", err)
 	}
-	kind := string(s.Type)
-	if where[len(where)-1] != ']' && kind != `"object"` && !strings.Contains(where, "properties") && !strings.HasSuffix(where, "items") {
-		return bad(where, "invalid_function_parameters", "Invalid schema: schema must be a JSON Schema of 'type: \"object\"', got 'type: %s'.", kind)
+	if s.Type == "object" && string(s.AdditionalProperties) != "false" {
+		return bad(where, "invalid_function_parameters", "Invalid schema: In context=(), 'additionalProperties' is required to be supplied and to be false.")
 	}
-	if strict && kind == `"object"` {
-		if string(s.AdditionalProperties) != "false" {
-			return bad(where, "invalid_function_parameters", "Invalid schema: In context=(), 'additionalProperties' is required to be supplied and to be false.")
+	for _, name := range sortedKeys(s.Properties) {
+		if !slices.Contains(s.Required, name) {
+			return bad(where, "invalid_function_parameters", "Invalid schema: In context=(), 'required' is required to be supplied and to be an array including every key in properties. Missing '%s'.", name)
 		}
-		for name := range s.Properties {
-			if !slices.Contains(s.Required, name) {
-				return bad(where, "invalid_function_parameters", "Invalid schema: In context=(), 'required' is required to be supplied and to be an array including every key in properties. Missing '%s'.", name)
-			}
-		}
-	}
-	for name, p := range s.Properties {
-		if err := checkSchema(where+".properties."+name, p, strict); err != nil {
+		if err := checkStrict(where, s.Properties[name]); err != nil {
 			return err
 		}
 	}
 	if len(s.Items) > 0 {
-		return checkSchema(where+".items", s.Items, strict)
+		return checkStrict(where, s.Items)
 	}
 	return nil
 }

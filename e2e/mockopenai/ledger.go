@@ -160,14 +160,6 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 		entries := s.entries[:len(s.entries):len(s.entries)]
 		s.mu.Unlock()
 		reply(entries)
-	case "GET /__open":
-		s.mu.Lock()
-		entries := make([]Entry, 0, len(s.open))
-		for _, x := range s.open {
-			entries = append(entries, Entry{Seq: x.entry.Seq, Time: x.entry.Time, Method: x.entry.Method, Path: x.entry.Path})
-		}
-		s.mu.Unlock()
-		reply(entries)
 	case "GET /__requests":
 		s.mu.Lock()
 		seen := slices.Clone(s.seen)

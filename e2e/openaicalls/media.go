@@ -99,6 +99,7 @@ func editStream(ctx context.Context, c *openai.Client, t *Tape) error {
 }
 
 func vary(ctx context.Context, c *openai.Client, t *Tape) error {
+	//lint:ignore SA1019 applications still call it
 	r, err := c.Images.NewVariation(ctx, openai.ImageNewVariationParams{Model: "mock-image", Image: picture(), N: openai.Int(1)})
 	if err != nil {
 		return err
@@ -160,6 +161,7 @@ func subtitles(ctx context.Context, c *openai.Client, t *Tape) error {
 }
 
 func translate(ctx context.Context, c *openai.Client, t *Tape) error {
+	//lint:ignore SA1019 applications still call it
 	r, err := c.Audio.Translations.New(ctx, openai.AudioTranslationNewParams{Model: "mock-whisper", File: recording(5000)})
 	if err != nil {
 		return err

@@ -35,51 +35,59 @@ func (w *writer) book(r *usage.Row, keep usage.Retention) error {
 	}
 
 	if len(w.key) > bbolt.MaxKeySize {
-		w.refuse(&r.Counts, where(r), "the names are too long")
+		w.refuse(r, &r.Counts, "the names are too long")
 		return nil
 	}
 	sum, rest, err := usage.ParseCounts(b.Get(w.key))
 	if err != nil {
-		w.refuse(&r.Counts, where(r), "no counters there: "+err.Error())
+		w.refuse(r, &r.Counts, "no counters there: "+err.Error())
 		return nil
 	}
-	w.raise(&sum, &r.Counts, where(r))
+	w.raise(&sum, &r.Counts, r)
 	return b.Put(w.key, append(sum.Append(nil), rest...))
 }
 
-func where(r *usage.Row) string {
-	if r.Table.Single() {
-		return fmt.Sprintf("%s %s by %v, %q", tableBuckets[r.Table], r.Bucket.Format(time.RFC3339), r.Dim, r.Key[r.Dim])
-	}
-	return fmt.Sprintf("%s %s, %q", tableBuckets[r.Table], r.Bucket.Format(time.RFC3339), r.Key)
-}
-
 // raise adds by to sum. What would pass the ends of a counter becomes a dead
-// letter and leaves the counter as it is.
-func (w *writer) raise(sum, by *usage.Counts, where string) {
+// letter and leaves the counter as it is. r is the row; nil for the totals.
+func (w *writer) raise(sum, by *usage.Counts, r *usage.Row) {
+	var over usage.Counts
 	for f, v := range by {
 		s := sum[f] + v
-		if (v > 0) != (s > sum[f]) && v != 0 {
-			w.refuseOne(usage.Field(f), v, where, "the counter would pass its end")
+		if v != 0 && (v > 0) != (s > sum[f]) {
+			over[f] = v
 			continue
 		}
 		sum[f] = s
 	}
+	w.refuse(r, &over, "the counter would pass its end")
 }
 
-func (w *writer) refuse(by *usage.Counts, where, reason string) {
+// refuse makes dead letters of what cannot be booked on a row.
+func (w *writer) refuse(r *usage.Row, by *usage.Counts, reason string) {
+	if by.IsZero() {
+		return
+	}
+	place := where(r)
 	for f, v := range by {
 		if v != 0 {
-			w.refuseOne(usage.Field(f), v, where, reason)
+			w.position.DeadLetters++
+			w.letters = append(w.letters, usage.DeadLetter{
+				Time: w.now, Stream: w.position.Stream, Where: place, Field: usage.Field(f), Delta: v, Reason: reason,
+			})
 		}
 	}
 }
 
-func (w *writer) refuseOne(f usage.Field, v int64, where, reason string) {
-	w.position.DeadLetters++
-	w.letters = append(w.letters, usage.DeadLetter{
-		Time: w.now, Stream: w.position.Stream, Where: where, Field: f, Delta: v, Reason: reason,
-	})
+// where says for people which row it is.
+func where(r *usage.Row) string {
+	switch {
+	case r == nil:
+		return "totals of the stream"
+	case r.Table.Single():
+		return fmt.Sprintf("%s %s by %v, %q", tableBuckets[r.Table], r.Bucket.Format(time.RFC3339), r.Dim, r.Key[r.Dim])
+	default:
+		return fmt.Sprintf("%s %s, %q", tableBuckets[r.Table], r.Bucket.Format(time.RFC3339), r.Key)
+	}
 }
 
 // bury puts the dead letters behind the others and drops the oldest.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -136,14 +137,22 @@ func create(path string) error {
 		return err
 	}
 	// A link, unlike a rename, does not replace what another process has made
-	// meanwhile; then that one is the store.
-	if err := os.Link(draft.Name(), path); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
+	// meanwhile; then that one is the store. Some file systems have no links.
+	switch err := os.Link(draft.Name(), path); {
+	case err == nil, errors.Is(err, os.ErrExist):
+	default:
+		if err := os.Rename(draft.Name(), path); err != nil {
+			return err
+		}
 	}
 	return syncDir(dir)
 }
 
+// syncDir makes a new name in a directory last.
 func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // it cannot, and need not
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -337,7 +346,7 @@ func (s *Store) apply(tx *bbolt.Tx, b *usage.Batch) (streamPosition, error) {
 			return p, err
 		}
 	}
-	w.raise(&p.Totals, &b.Totals, "totals of the stream")
+	w.raise(&p.Totals, &b.Totals, nil)
 	if err := w.bury(); err != nil {
 		return p, err
 	}

@@ -74,9 +74,13 @@ func (l *Ledger) write(kind Kind) (uint64, int64, error) {
 	if err == nil {
 		return seq, off, nil
 	}
+	first := err
 	if l.fail(err); l.heal() {
 		l.buf = l.buf[:payload]
 		if seq, off, err = l.add(kind); err != nil {
+			if errors.Is(err, errNoSpare) {
+				err = first // why there is none any more
+			}
 			l.fail(err)
 		}
 	}
@@ -248,7 +252,9 @@ func (l *Ledger) heal() bool {
 		return nil
 	}()
 	if err != nil {
-		l.trouble = err
+		if !errors.Is(err, errNoSpare) {
+			l.trouble = err
+		}
 		return false
 	}
 	l.held = nil
@@ -322,7 +328,9 @@ func (l *Ledger) provideLoop() {
 		if l.trouble != nil {
 			signal(l.dirty)
 			signal(l.urgent)
-			l.heal()
+			if !l.heal() && err != nil {
+				l.trouble = err
+			}
 		}
 		if l.trouble != nil || err != nil {
 			again.Reset(mendEvery)

@@ -286,6 +286,9 @@ func TestFullLog(t *testing.T) {
 				}
 				end(r, n)
 				l.Settle(r)
+				if n%100 == 0 {
+					time.Sleep(time.Second)
+				}
 				if r.Seq == 0 {
 					unrecorded++
 					continue
@@ -423,6 +426,73 @@ func TestFailedSyncIsNotTrusted(t *testing.T) {
 	})
 }
 
+// An attempt that was open while its record moved to another segment is still
+// found by the lists that later segments start with.
+func TestFailedSyncMovesOpenAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		c := Config{Dir: "d", Store: down{}, FS: disk, SegmentBytes: minSegmentBytes}
+		l := open(t, c)
+		var a account
+		a.attempts(t, l, 1, 100)
+		time.Sleep(time.Second)
+		a.attempts(t, l, 101, 110)
+		long := attemptNo(999)
+		long.Tokens.Output = 4321
+		l.Reserve(long)
+		failed := false
+		disk.onCall(func(n int, op string) fault {
+			if op == "sync" && !failed {
+				failed = true
+				return fails
+			}
+			return fine
+		})
+		time.Sleep(time.Second)
+		a.attempts(t, l, 1000, 2000)
+		kill(l)
+		l = open(t, c)
+		if s := l.Stats(); !failed || s.Recovered != 1 || s.Doubtful != 0 || s.Gaps != 0 {
+			t.Errorf("%+v", s)
+		}
+		closeNow(t, l)
+		read(disk, "d", func(e Entry) error {
+			if e.Kind == Unsettled && (e.Record.Request != long.Request || e.Record.Tokens.Output != 4321) {
+				t.Errorf("%+v", e.Record)
+			}
+			return nil
+		})
+	})
+}
+
+func TestLeftoversAreCleared(t *testing.T) {
+	disk := newMemFS()
+	c := Config{Dir: "d", Store: down{}, Sink: "test", FS: disk, SegmentBytes: minSegmentBytes}
+	l := open(t, c)
+	l.mu.Lock()
+	for len(l.spares) == 0 {
+		l.awaitSegment()
+	}
+	l.mu.Unlock()
+	kill(l)
+	left := 0
+	for name := range disk.names {
+		if strings.Contains(name, sparePrefix) {
+			left++
+			disk.names["d/spare-999"] = disk.names[name]
+		}
+	}
+	if left == 0 {
+		t.Fatal("no spare segment was left")
+	}
+	closeNow(t, open(t, c))
+	for name := range disk.names {
+		if strings.Contains(name, sparePrefix) {
+			t.Errorf("%s is left", name)
+		}
+	}
+}
+
 // The damage hides where an attempt was settled: it is not counted again.
 func TestDamageBesideOpenAttempts(t *testing.T) {
 	for _, sent := range []bool{true, false} {
@@ -520,7 +590,7 @@ func TestRemovedDirectory(t *testing.T) {
 	var a account
 	a.attempts(t, l, 1, 10)
 	flush(t, l)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := os.Rename(dir, dir+"-away"); err != nil {
 		t.Fatal(err)
 	}
 	var err error

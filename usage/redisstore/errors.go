@@ -26,7 +26,7 @@ var replies = []struct {
 	{"NOAUTH", usage.ErrCredentials, "it wants a password: set `password`"},
 	{"ERR invalid password", usage.ErrCredentials, "check `password`"},
 	{"ERR AUTH", usage.ErrCredentials, "it knows no password for this user: check `username`, or leave `password` out"},
-	{"NOPERM", usage.ErrForbidden, "allow the user the keys fl:* and the commands named in the documentation"},
+	{"NOPERM", usage.ErrForbidden, "allow its user this command, and all keys that begin with fl:"},
 	{"READONLY", usage.ErrReadOnly, "this is a replica: give the address of the master, or use redis+sentinel://"},
 	{"MISCONF", usage.ErrReadOnly, "it cannot save to its disk: look at the disk and the log of the Redis server"},
 	{"NOREPLICAS", usage.ErrReadOnly, "it has fewer replicas than it wants to write: see min-replicas-to-write"},

@@ -1,3 +1,5 @@
+//go:build unix
+
 package redisstore
 
 import (
@@ -68,7 +70,7 @@ func TestCredentials(t *testing.T) {
 	expect(t, greet(t, open(Config{URL: server.URL()})), usage.ErrCredentials, "set `password`")
 	expect(t, greet(t, open(Config{URL: withUser("floway:" + secret + "x")})), usage.ErrCredentials, "check `username` and `password`")
 	expect(t, greet(t, open(Config{URL: withUser("nobody:" + secret)})), usage.ErrCredentials, "check `username` and `password`")
-	expect(t, greet(t, open(Config{URL: withUser("reader:" + secret)})), usage.ErrForbidden, "allow the user")
+	expect(t, greet(t, open(Config{URL: withUser("reader:" + secret)})), usage.ErrForbidden, "allow its user")
 
 	// Those that work; username and password go before those of the URL.
 	for name, c := range map[string]Config{
@@ -79,6 +81,40 @@ func TestCredentials(t *testing.T) {
 		if err := greet(t, open(c)); err != nil {
 			t.Errorf("credentials %s: %v", name, err)
 		}
+	}
+}
+
+// TestLeastUser works as the user of the package's comment.
+func TestLeastUser(t *testing.T) {
+	source, err := os.ReadFile("store.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(string(source), "//	ACL SETUSER floway on >password ")
+	line, _, _ = strings.Cut(line, "\npackage")
+	rules := strings.Fields(strings.ReplaceAll(line, "//", ""))
+
+	server := redistest.Start(t)
+	server.Do(append([]string{"ACL", "SETUSER", "floway", "on", ">" + secret}, rules...)...)
+	s := open(t, Config{URL: "redis://floway:" + secret + "@" + server.Addr + "/1"})
+	l := &log{t: t}
+	l.add(3, time.Now().AddDate(0, 0, -60)) // hours that are late
+	l.add(3, time.Now())
+	server.Do("EVAL", "redis.call('SELECT', 1) return redis.call('HSET', KEYS[1], ARGV[1], 'x')", "1",
+		s.keys.index(usage.Hourly, 0, time.Now())+":client3|g|u|k|m", fmt.Sprint(int(usage.InputTokens)))
+	if p := l.send(s, 2); p.DeadLetters != 1 || l.errors != 0 {
+		t.Errorf("%d dead letters and %d errors, want 1 and none", p.DeadLetters, l.errors)
+	}
+	l.check(s)
+	if b, err := usage.Weigh(t.Context(), s); err != nil || !b.Even() {
+		t.Errorf("audit: %v", err)
+	}
+	if g, err := s.Hello(t.Context(), stream); err != nil || g.Warning != "" {
+		t.Errorf("%+v, %v", g, err)
+	}
+	server.Do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+	if g, err := s.Hello(t.Context(), stream); err != nil || g.Warning == "" {
+		t.Errorf("%+v, %v", g, err)
 	}
 }
 

@@ -29,13 +29,15 @@ import (
 // kept by Redis as one packed block.
 //
 // Measured with 5,000 rows in one day, 13 increments a row and attempt, 44 fields
-// a row in the end, redis-server 7.0 on two shared cores; the time is that of the
-// script for 4,056 increments:
+// a row in the end, redis-server 7.0 on two shared cores; the time is the round
+// trip of a script that does nothing but 4,056 increments:
 //
 //	a hash for each row and a set of rows (this)      439 bytes a row   5.2 ms
 //	one hash a bucket, a field for row and counter   2581 bytes a row   6.9 ms
 //	the same with numbers in place of names          1549 bytes a row   7.0 ms
 //	a string for each row, raised by BITFIELD         941 bytes a row   5.6 ms
+//
+// The whole of apply.lua takes 3.4 ms of the server's CPU for 3,636 increments.
 type keys string
 
 func newKeys(namespace string) keys { return keys("fl:{" + namespace + "}:") }

@@ -3,6 +3,13 @@
 // Everything that counts is done by one script, which moves a stream's position
 // together with the sums; nothing else in floway raises a counter in Redis. That
 // is why a repeated, delayed or lost call cannot count twice, whoever repeats it.
+//
+// It needs Redis 5 or what is compatible with it, with a maxmemory-policy of
+// noeviction. A user that may do no more than necessary is made by
+//
+//	ACL SETUSER floway on >password ~fl:* +eval +evalsha +type +get +set +hmget
+//	  +hgetall +hset +hincrby +sadd +smembers +sscan +rpush +lrange +ltrim
+//	  +expire +expireat +time +info +multi +exec +select
 package redisstore
 
 import (

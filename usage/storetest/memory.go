@@ -168,14 +168,14 @@ func (m *Memory) Apply(ctx context.Context, b *usage.Batch) (usage.Position, err
 	for i := range b.Rows {
 		m.book(&p, &b.Rows[i], now)
 	}
-	m.raise(&p, &p.Totals, "totals", &b.Totals, now)
+	m.raise(&p, &p.Totals, func() string { return "totals" }, &b.Totals, now)
 	p.Seq = b.To
 	m.state.streams[b.Stream] = p
 	return p.Position, nil
 }
 
 func (m *Memory) book(p *usage.StreamPosition, r *usage.Row, now time.Time) {
-	where := fmt.Sprintf("%d %v %v %q", r.Table, r.Dim, r.Bucket, r.Key)
+	where := func() string { return fmt.Sprintf("%d %v %v %q", r.Table, r.Dim, r.Bucket, r.Key) }
 	end := m.Retention().Expiry(r.Table, r.Bucket)
 	if !end.IsZero() && !end.After(now) && m.flaw != keepsLate {
 		switch r.Table {
@@ -209,7 +209,7 @@ func (m *Memory) bucket(t usage.Table, d usage.Dimension, start time.Time) bucke
 	return bucketID{t, d, start.Unix()}
 }
 
-func (m *Memory) raise(p *usage.StreamPosition, sum *usage.Counts, where string, by *usage.Counts, now time.Time) {
+func (m *Memory) raise(p *usage.StreamPosition, sum *usage.Counts, where func() string, by *usage.Counts, now time.Time) {
 	for f, v := range by {
 		s := sum[f] + v
 		if (v > 0) == (s > sum[f]) || v == 0 {
@@ -225,7 +225,7 @@ func (m *Memory) raise(p *usage.StreamPosition, sum *usage.Counts, where string,
 		}
 		p.DeadLetters++
 		m.state.letters = append(m.state.letters, usage.DeadLetter{
-			Time: now, Stream: p.Stream, Where: where, Field: usage.Field(f), Delta: v, Reason: "overflow",
+			Time: now, Stream: p.Stream, Where: where(), Field: usage.Field(f), Delta: v, Reason: "overflow",
 		})
 		if n := len(m.state.letters) - usage.MaxDeadLetters; n > 0 {
 			m.state.letters = slices.Delete(m.state.letters, 0, n)

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package redistest runs real Redis servers for tests: each on a free port of the
 // loopback, in a directory of its own, gone when its test ends.
 package redistest
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -200,15 +203,21 @@ func (s *Server) start() bool {
 		s.t.Fatal(err)
 	}
 	cmd.Stderr = cmd.Stdout
+	leash(cmd)
 	s.output = new(tail)
-	if err := cmd.Start(); err != nil {
-		s.t.Fatalf("start redis-server: %v", err)
-	}
 
-	ready, exited := make(chan bool, 1), make(chan struct{})
+	output := s.output
+	started, ready, exited := make(chan error), make(chan bool, 1), make(chan struct{})
 	go func() {
+		// The leash hangs on this thread: it must last as long as the server.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		defer close(exited)
-		lines := bufio.NewScanner(io.TeeReader(out, s.output))
+		err := cmd.Start()
+		if started <- err; err != nil {
+			return
+		}
+		lines := bufio.NewScanner(io.TeeReader(out, output))
 		for lines.Scan() {
 			// Servers and sentinels say different words.
 			if l := lines.Text(); strings.Contains(l, "Ready to accept connections") || strings.Contains(l, "Sentinel ID is") {
@@ -224,6 +233,9 @@ func (s *Server) start() bool {
 		default:
 		}
 	}()
+	if err := <-started; err != nil {
+		s.t.Fatalf("start redis-server: %v", err)
+	}
 
 	s.cmd, s.exited = cmd, exited
 	select {
