@@ -64,7 +64,7 @@ func adminUsage(w http.ResponseWriter, r *http.Request) error {
 	}
 	result, err := report(r.Context(), q, r.URL.Query().Get("store"))
 	switch {
-	case errors.Is(err, errNoAccount):
+	case errors.Is(err, errNoAccount), errors.Is(err, errNoStore):
 		return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: err}
 	case err != nil:
 		return caddy.APIError{HTTPStatus: http.StatusBadGateway, Err: err}

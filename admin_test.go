@@ -45,7 +45,7 @@ func TestAdminEndpoints(t *testing.T) {
 		{"GET", "/floway/usage?format=xml", 400, "is not json or csv"},
 		{"GET", "/floway/usage?sinse=7d", 400, "unknown parameter"},
 		{"GET", "/floway/usage?store=other", 404, "store"},
-		{"GET", "/floway/upstreams", 200, `"state":"ready"`},
+		{"GET", "/floway/upstreams", 200, `"state":"ok"`},
 		{"POST", "/floway/upstreams", 405, "use GET"},
 		{"GET", "/floway/upstreams/reset?upstream=openai&key=main", 405, "use POST"},
 		{"POST", "/floway/upstreams/reset?upstream=openai&key=main", 200, `{"reset":true}`},
@@ -187,7 +187,7 @@ func TestMetrics(t *testing.T) {
 		`caddy_floway_tokens_total{kind="output",upstream="metered"}`:                       10,
 		`caddy_floway_first_byte_seconds_count{upstream="metered"}`:                         2,
 		`caddy_floway_duration_seconds_count{upstream="metered"}`:                           2,
-		`caddy_floway_keys{state="ready",upstream="metered"}`:                               1,
+		`caddy_floway_keys{state="ok",upstream="metered"}`:                               1,
 	} {
 		eventually(t, func() error {
 			if got := g.metric(series); got != want {
@@ -219,7 +219,7 @@ func TestCommands(t *testing.T) {
 		{[]string{"usage", at, "--bucket", "day", "--where", "client=bob", "--where", "model=gpt-5"}, []string{"START", "CLIENT", "bob"}},
 		{[]string{"usage", at, "--since", "2020-01-01", "--until", "2020-01-02"}, []string{"No requests in this time."}},
 		{[]string{"usage", at, "--csv"}, []string{"client,", "\nalice,", "\nbob,"}},
-		{[]string{"upstreams", at}, []string{"UPSTREAM", "KEY", "STATE", "openai", "main", "ready"}},
+		{[]string{"upstreams", at}, []string{"UPSTREAM", "KEY", "STATE", "openai", "main", "ok"}},
 		{[]string{"check", at}, []string{"ok", "openai main: 1 models"}},
 		{[]string{"upstreams", at, "--reset", "openai/main"}, nil},
 		{[]string{"ledger", at}, []string{"LOG", g.dir}},

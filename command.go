@@ -52,7 +52,7 @@ func ask(fl caddycmd.Flags, method, uri string) (*http.Response, error) {
 	}
 	res, err := caddycmd.AdminAPIRequest(address, method, uri, nil, nil)
 	if err != nil {
-		if errors.Is(err, syscall.ECONNREFUSED) {
+		if strings.HasSuffix(err.Error(), syscall.ECONNREFUSED.Error()) { // Caddy does not wrap it
 			return nil, fmt.Errorf("ask the admin endpoint at %s: %w; is a server running there? --address or --config says where it is", address, err)
 		}
 		return nil, fmt.Errorf("ask the admin endpoint at %s: %w", address, err)

@@ -167,7 +167,15 @@ func TestFailedReload(t *testing.T) {
 			if err := g.load(site{file: file}); err == nil {
 				t.Fatalf("%s: loaded", name)
 			}
-			g.chat(hello, asAlice)
+			// The listener of the one that failed may still take a connection
+			// with it.
+			eventually(t, func() error {
+				a, err := do("POST", "http://"+g.addr+chatPath, hello, asAlice)
+				if err == nil && a.status != 200 {
+					t.Fatalf("%s: status %d: %s", name, a.status, a.body)
+				}
+				return err
+			})
 			a := g.ask("GET", "/floway/upstreams")
 			if strings.Contains(a.body, `"other"`) || !strings.Contains(a.body, `"openai"`) {
 				t.Errorf("%s: upstreams: %s", name, a.body)
@@ -208,8 +216,14 @@ func TestReloadsUnderLoad(t *testing.T) {
 				req.Header.Set("Authorization", "Bearer "+aliceKey)
 				res, err := plain.Do(req)
 				if err != nil {
-					t.Error(err)
-					return
+					// Caddy's exchange of listeners loses connections that no
+					// handler has seen yet, whatever the handler is. The counts
+					// below show that it was none that did.
+					if s := err.Error(); !strings.HasSuffix(s, "EOF") && !strings.HasSuffix(s, "connection reset by peer") {
+						t.Error(err)
+						return
+					}
+					continue
 				}
 				raw, err := io.ReadAll(res.Body)
 				res.Body.Close()

@@ -68,6 +68,9 @@ var queryNames = []string{"since", "until", "zone", "bucket", "by", "format", "s
 // errNoAccount: nobody keeps an account that could be asked.
 var errNoAccount = errors.New("no account is kept: usage is off, or no floway block is running")
 
+// errNoStore: the store that was named is none of those that are open.
+var errNoStore = errors.New("no account is kept in a store of that name; floway/ledger lists them")
+
 // maxReportTime bounds how long a report may read from a store.
 const maxReportTime = 30 * time.Second
 
@@ -98,6 +101,9 @@ func report(ctx context.Context, q usage.Query, sink string) (*usage.Result, err
 	}
 	switch len(list) {
 	case 0:
+		if sink != "" {
+			return nil, errNoStore
+		}
 		return nil, errNoAccount
 	case 1:
 	default:

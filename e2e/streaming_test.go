@@ -102,7 +102,7 @@ func TestNothingIsBuffered(t *testing.T) {
 					case "responses":
 						path, body = "/v1/responses", `{"model":"`+model+`","input":"hi","stream":true}`
 					}
-					ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+					ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 					defer cancel()
 					resp := openStream(ctx, t, client, url, path, body, "Accept-Encoding", encoding)
 					if resp.StatusCode != 200 || !strings.HasPrefix(protocol, resp.Proto) {

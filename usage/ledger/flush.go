@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// flushEvery is the time between two batches that are not full.
-	flushEvery = 100 * time.Millisecond
+	// flushEvery is the time between two batches that are not full. The longer it
+	// is, the more records fall into the same rows of a batch; whoever wants to
+	// see the sums does not wait for it (see Flush).
+	flushEvery = 500 * time.Millisecond
 	// checkEvery is how often an idle ledger looks whether the store still stands
 	// where it did: a store that went back in time would else not be noticed
 	// before the next request.
@@ -89,7 +91,7 @@ func (l *Ledger) flushLoop() {
 		case full:
 		default:
 			if !hurried {
-				f.sleep(flushEvery, nil)
+				f.sleep(flushEvery, l.hurry)
 			}
 			f.sleep(time.Until(f.checked.Add(checkEvery)), l.settled)
 			if time.Since(f.checked) >= checkEvery {

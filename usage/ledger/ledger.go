@@ -151,6 +151,7 @@ type Ledger struct {
 	urgent  chan struct{} // … and somebody waits for them
 	provide chan struct{} // a segment is needed, or something is to be mended
 	settled chan struct{} // the flusher has something to do
+	hurry   chan struct{} // … and somebody waits for it
 
 	trimming sync.Mutex // held while acknowledged segments are deleted
 	marking  sync.Mutex // held while the bookmark is written
@@ -416,6 +417,7 @@ func (l *Ledger) Flush(ctx context.Context) error {
 	signal(l.urgent)
 	signal(l.dirty)
 	signal(l.settled)
+	signal(l.hurry)
 	target := l.lastSettled
 	for held := len(l.held) > 0; held || l.clear < target; {
 		if held && len(l.held) == 0 {

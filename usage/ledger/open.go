@@ -46,6 +46,7 @@ func Open(c Config) (*Ledger, error) {
 		urgent:  make(chan struct{}, 1),
 		provide: make(chan struct{}, 1),
 		settled: make(chan struct{}, 1),
+		hurry:   make(chan struct{}, 1),
 		buf:     make([]byte, frameHeader, maxFrame),
 		open:    make(map[uint64]attempt),
 		gaps:    make(map[uint64]uint64),

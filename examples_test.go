@@ -1,0 +1,287 @@
+package floway
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/floway/floway/usage/redisstore/redistest"
+)
+
+// example reads a file of examples/ and puts this machine's addresses in place of
+// those that are the reader's.
+func example(t *testing.T, g *gateway, name string, replace ...string) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("examples", name, "Caddyfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(string(raw), replace[i]) {
+			t.Fatalf("the example has no %s", replace[i])
+		}
+	}
+	text := strings.NewReplacer(replace...).Replace(string(raw))
+	// Where the admin endpoint is, and where data goes, is not the example's.
+	return strings.Replace(text, "{\n", "{\n\tadmin "+g.admin+"\n\tpersist_config off\n\tlog {\n\t\toutput file "+g.logs+"\n\t}\n", 1)
+}
+
+// forReaders are the variables and files that the examples ask their readers for.
+func forReaders(t *testing.T) {
+	for name, value := range map[string]string{
+		"OPENAI_KEY": "sk-upstream-one", "OPENAI_KEY_1": "sk-upstream-one", "OPENAI_KEY_2": "sk-upstream-two",
+		"OPENAI_KEY_EU": "sk-upstream-three", "REDIS_PASSWORD": "redis-password", "VLLM_KEY": "sk-upstream-vllm",
+		"ALICE_KEY": aliceKey, "BOB_KEY": bobKey, "HR_BOT_KEY": "sk-floway-hr-0123456789", "CAROL_KEY": "sk-floway-carol-0123456789",
+	} {
+		t.Setenv(name, value)
+	}
+}
+
+// Every example is written as `caddy fmt` writes it, and valid.
+func TestExamplesAreValid(t *testing.T) {
+	forReaders(t)
+	secret := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(secret, []byte("sk-floway-website-0123456789\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("examples/*/Caddyfile")
+	if err != nil || len(files) != 4 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(caddyfile.Format(raw)) != string(raw) {
+				t.Error("not formatted; run caddy fmt --overwrite")
+			}
+			text := strings.ReplaceAll(string(raw), "/run/secrets/website_key", secret)
+			_, warnings, err := adapt(text, file)
+			if err != nil || len(warnings) > 0 {
+				t.Fatalf("%v, %v", err, warnings)
+			}
+			cmd := exec.CommandContext(t.Context(), caddyPath(t), "validate", "--config", writeConfig(t, text))
+			if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "floway-website") {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
+
+// The Caddyfiles in the README are valid as well.
+func TestREADMEIsValid(t *testing.T) {
+	forReaders(t)
+	raw, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for rest := string(raw); ; {
+		_, after, ok := strings.Cut(rest, "```caddyfile\n")
+		if !ok {
+			break
+		}
+		text, after, _ := strings.Cut(after, "```")
+		rest = after
+		n++
+		switch {
+		case strings.HasPrefix(text, "route "):
+			text = ":8080 {\nfloway {\nupstream openai eu\nupstream openai us\n" + text + "}\n}\n"
+		case strings.HasPrefix(text, "{"):
+			text += ":8080 {\nfloway {\nupstream demo\n}\n}\n"
+		case string(caddyfile.Format([]byte(text))) != text:
+			t.Errorf("not formatted:\n%s", text)
+		}
+		config, _, err := adapt(text, "README.md")
+		if err != nil {
+			t.Errorf("%v in\n%s", err, text)
+			continue
+		}
+		if err := validate(config); err != nil {
+			t.Errorf("%v in\n%s", err, text)
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d Caddyfiles", n)
+	}
+}
+
+func loadExample(t *testing.T, g *gateway, name string, replace ...string) {
+	t.Helper()
+	if err := g.load(site{file: example(t, g, name, replace...)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestQuickstart(t *testing.T) {
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "quickstart", "http://localhost:8080", "http://"+g.addr)
+	const you = "Authorization: Bearer sk-floway-quickstart"
+	if a := g.chat(helloTo("demo-small"), you); !strings.Contains(a.body, `"object":"chat.completion"`) {
+		t.Errorf("%s", a.body)
+	}
+	if a := g.chat(streamOf("demo-small"), you); !strings.HasSuffix(a.body, done) {
+		t.Errorf("%s", a.body)
+	}
+	if r := parseUsageReport(t, g.do("GET", "/v1/usage", "", you)); r.Sum.Requests != 2 || r.Sum.Input == 0 || r.Sum.Output == 0 {
+		t.Errorf("%+v", r)
+	}
+	if a := g.do("GET", "/v1/models", "", you); !strings.Contains(a.body, `"demo-small"`) || !strings.Contains(a.body, `"demo-large"`) {
+		t.Errorf("%s", a.body)
+	}
+	if a := g.do("POST", chatPath, helloTo("demo-small")); a.status != 401 {
+		t.Errorf("without a key: status %d", a.status)
+	}
+	if r := g.usage("by=client"); r.Sum.Requests != 2 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestProduction(t *testing.T) {
+	forReaders(t)
+	us, eu := newUpstream(t), newUpstream(t)
+	redis := redistest.Start(t, redistest.Args("--requirepass", "redis-password"))
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	secret := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(secret, []byte("sk-floway-website-0123456789\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Automatic HTTPS is not this test's: see e2e.
+	loadExample(t, g, "production",
+		"llm.example.com {", "http://"+g.addr+" {",
+		"upstream openai us {", "upstream openai us {\nbase_url "+us.URL,
+		"https://eu.api.openai.com/v1", eu.URL,
+		"rediss://redis.example.com:6379", redis.URL(),
+		"/run/secrets/website_key", secret,
+		strings.Repeat("0", 64), digestHex(aliceKey))
+	const website = "x-api-key: sk-floway-website-0123456789"
+	keys := map[string]int{}
+	for range 8 {
+		g.chat(helloTo("default"), website)
+	}
+	for _, c := range us.calls() {
+		keys[c.header.Get("Authorization")]++
+		if !strings.Contains(c.body, `"model":"gpt-5"`) {
+			t.Errorf("%s", c.body)
+		}
+	}
+	if keys["Bearer sk-upstream-one"] != 6 || keys["Bearer sk-upstream-two"] != 2 {
+		t.Errorf("shares: %v", keys)
+	}
+	us.answerWith(refusing(503, "overloaded"))
+	g.chat(helloTo("default"), website)
+	if n := len(eu.calls()); n != 1 {
+		t.Errorf("%d calls to the other region", n)
+	}
+	us.answerWith(nil)
+	if a := g.do("POST", chatPath, helloTo("o3"), website); a.status != 404 {
+		t.Errorf("a model that is not the website's: status %d", a.status)
+	}
+	g.chat(helloTo("gpt-5"), asAlice)
+	if r := g.usage("by=client&client=website"); r.Sum.Requests != 9 {
+		t.Errorf("%+v", r)
+	}
+	for _, s := range []string{"sk-floway-website", aliceKey, "sk-upstream", "redis-password"} {
+		if strings.Contains(g.logged(), s) {
+			t.Errorf("the log has %s", s)
+		}
+		if config := g.ask("GET", "/config/"); strings.Contains(config.body, s) {
+			t.Errorf("the configuration shows %s", s)
+		}
+	}
+}
+
+func TestSelfHosted(t *testing.T) {
+	forReaders(t)
+	vllm, lmstudio := newUpstream(t), newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "self-hosted",
+		"http://localhost:8080", "http://"+g.addr, "http://gpu.lan:8000", vllm.URL, "http://workstation.lan:1234", lmstudio.URL)
+	served := func(want *upstream, model string) {
+		t.Helper()
+		calls := want.calls()
+		if len(calls) != 1 || !strings.Contains(calls[0].body, `"model":"`+model+`"`) {
+			t.Errorf("%+v, want one call for %s", calls, model)
+		}
+	}
+	g.chat(helloTo("llama"))
+	served(vllm, "meta-llama/Llama-3.3-70B-Instruct")
+	g.chat(helloTo("qwen3"), "Authorization: Bearer lm-studio")
+	served(vllm, "qwen3")
+	g.chat(helloTo("lmstudio/gemma"), asAlice)
+	served(lmstudio, "gemma")
+	g.chat(helloTo("gpt-5"), asAlice) // which LM Studio lists
+	served(lmstudio, "gpt-5")
+	if a := g.do("POST", chatPath, helloTo("lmstudio/gemma")); a.status != 404 {
+		t.Errorf("a model that is not the house's: status %d", a.status)
+	}
+	vllm.Close()
+	g.chat(helloTo("local"))
+	served(lmstudio, "qwen3")
+	for _, row := range g.usage("by=client").Rows {
+		if want := map[string]int{"house": 3, "alice": 2}[row.Client]; row.Requests != want {
+			t.Errorf("%+v, want %d", row, want)
+		}
+	}
+}
+
+func TestTeam(t *testing.T) {
+	forReaders(t)
+	outside, internal := newUpstream(t), newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "team",
+		"llm.example.com {", "http://"+g.addr+" {",
+		"upstream openai {", "upstream openai {\nbase_url "+outside.URL, "http://gpu.lan:8000", internal.URL,
+		// The test must not end with the year.
+		"2027-12-31", "2999-12-31")
+	const hr, carol = "api-key: sk-floway-hr-0123456789", "Authorization: Bearer sk-floway-carol-0123456789"
+	for _, c := range []struct {
+		key, model, group string
+		status            int
+	}{
+		{asAlice, "gpt-5", "", 200},
+		{asAlice, "gpt-5", "paper", 200},
+		{asBob, "gpt-5-mini", "", 200},
+		{asBob, "qwen3", "project:gemini", 200},
+		{asBob, "gpt-5", "", 404},
+		{asBob, "gpt-5-mini", "project:zeus", 403},
+		{hr, "qwen3", "", 200},
+		{hr, "gpt-5", "", 404},
+		{carol, "gpt-5-mini", "", 200},
+		{carol, "qwen3", "", 404},
+		{carol, "gpt-5-mini", "research", 403},
+	} {
+		if a := g.do("POST", chatPath, helloTo(c.model), c.key, "X-Floway-Group: "+c.group); a.status != c.status {
+			t.Errorf("%+v: status %d: %s", c, a.status, a.body)
+		}
+	}
+	if n := len(internal.calls()); n != 2 {
+		t.Errorf("%d calls to the internal upstream", n)
+	}
+	want := map[string]int{"research": 1, "paper": 1, "project:apollo": 1, "project:gemini": 1, "hr": 1, "contractors": 1}
+	r := g.usage("by=group")
+	for _, row := range r.Rows {
+		if row.Requests != want[row.Group] {
+			t.Errorf("%+v", row)
+		}
+	}
+	if len(r.Rows) != len(want) {
+		t.Errorf("%+v", r.Rows)
+	}
+	// Listings tell each client what is its own.
+	var list struct{ Data []struct{ ID string } }
+	if err := json.Unmarshal([]byte(g.do("GET", "/v1/models", "", hr).body), &list); err != nil || len(list.Data) != 1 || list.Data[0].ID != "qwen3" {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
