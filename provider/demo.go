@@ -68,7 +68,7 @@ func (d demo) Speaks(op dialect.Operation, _ string) bool { return d.speaks[op.F
 // Address returns a URL of the form that the dialect's own service has, on a host
 // that cannot exist.
 func (d demo) Address(call *dialect.Call, model string) *url.URL {
-	at := &url.URL{Scheme: "http", Host: "demo.invalid"}
+	at := &url.URL{Scheme: "http", Host: "demo.invalid", Path: "/"} // else JoinPath makes a relative path
 	switch action := geminiActions[call.Op]; {
 	case action != "":
 		return at.JoinPath("v1beta/models", url.PathEscape(model)+":"+action)

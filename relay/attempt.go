@@ -124,7 +124,7 @@ func (c *call) newRequest() (*http.Request, error) {
 
 // upstreamQuery is the client's query without its credential.
 func upstreamQuery(raw string) string {
-	if !strings.Contains(raw, "key=") && !strings.Contains(raw, "%") {
+	if !strings.Contains(raw, "key") && !strings.Contains(raw, "%") {
 		return raw
 	}
 	kept := make([]string, 0, 4)

@@ -175,7 +175,6 @@ func (c *call) forward(p []byte, flush bool) {
 	}
 	if d.err == nil && len(p) > 0 {
 		_, d.err = c.w.Write(p)
-		d.between = endsEvent(p)
 	}
 	if d.err == nil && flush {
 		if d.flush == nil {
@@ -260,7 +259,7 @@ func (c *call) cut() {
 	if c.answer.EventStream() {
 		e := &dialect.Error{Fault: dialect.BadUpstream, Message: reason, Request: c.trace.Request}
 		event := e.Event(c.req.Call.Op, c.answer.Events)
-		if !c.down.between {
+		if c.answer.Unfinished() {
 			event = append([]byte("\n\n"), event...)
 		}
 		c.forward(event, true)

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bytes"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -48,8 +47,6 @@ type downstream struct {
 	large  *[largeWindow]byte
 	flush  *http.ResponseController
 	err    error // of writing to the client
-	// between says that what was forwarded ends where an event ends.
-	between bool
 }
 
 // phase is how far an attempt is.
@@ -114,7 +111,6 @@ func (d *downstream) hold(res *http.Response) {
 	}
 	d.phase, d.res = holding, res
 	d.held, d.window, d.err = d.held[:0], d.small, nil
-	d.between = true
 	d.timer.Reset(maxHold)
 }
 
@@ -146,11 +142,6 @@ func (d *downstream) widen(events bool) {
 		d.large = largeWindows.Get().(*[largeWindow]byte)
 		d.window = d.large[:]
 	}
-}
-
-// endsEvent says whether a piece of an event stream ends in a blank line.
-func endsEvent(p []byte) bool {
-	return bytes.HasSuffix(p, []byte("\n\n")) || bytes.HasSuffix(p, []byte("\n\r\n")) || bytes.HasSuffix(p, []byte("\r\r"))
 }
 
 // trim lets go of what is only kept while an answer passes.

@@ -704,6 +704,42 @@ func TestWaitsForTheLastResort(t *testing.T) {
 	})
 }
 
+// A refusal whose body does not come to its end is not waited for.
+func TestRefusalHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup(t)
+		s.config.Now = time.Now
+		n := 0
+		a := s.upstream("a", "http://a.example", "a1 a2", synctestClock, withTransport(func(req *http.Request) (*http.Response, error) {
+			if n++; n > 1 {
+				return respond(200, "application/json", readCloser(chatAnswer)), nil
+			}
+			body, w := newTied(req.Context())
+			go func() {
+				for { // drop by drop
+					if _, err := io.WriteString(w, " "); err != nil {
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			}()
+			return respond(429, "application/json", body), nil
+		}))
+		r, books, _ := s.make()
+		start := time.Now()
+		q := s.run(r, "/v1/chat/completions", chatBody)
+		<-q.done
+		if got := time.Since(start); q.sink.status != 200 || got != refusalTimeout {
+			t.Errorf("status %d after %v", q.sink.status, got)
+		}
+		if got := books.outcomes(); got != "a/a1 refused, a/a2 served" {
+			t.Error(got)
+		}
+		time.Sleep(time.Second) // the writer notices
+		wantIdle(t, a)
+	})
+}
+
 // One request is never at two upstreams at once: what is left of an answer is
 // given up before the next attempt.
 func TestNeverAtTwoUpstreams(t *testing.T) {

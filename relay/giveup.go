@@ -80,7 +80,10 @@ func (c *call) giveUp(err error) {
 	}
 	c.settlePending(true)
 	var none *keypool.Unavailable
-	if errors.As(err, &none) && !none.Until.IsZero() && (c.wait.IsZero() || none.Until.Before(c.wait)) {
+	if errors.As(err, &none) && c.stored {
+		none = c.homeUnavailable()
+	}
+	if none != nil && !none.Until.IsZero() && (c.wait.IsZero() || none.Until.Before(c.wait)) {
 		c.wait = none.Until
 	}
 	if c.last.rank == nothing {
@@ -96,6 +99,29 @@ func (c *call) giveUp(err error) {
 	c.trace.Status = c.last.status
 	c.w.WriteHeader(c.last.status)
 	_, _ = c.w.Write(c.last.body)
+}
+
+// homeUnavailable says why the one key does not serve that has what is asked for,
+// however the others of its pool may be.
+func (c *call) homeUnavailable() *keypool.Unavailable {
+	none := new(keypool.Unavailable)
+	for _, k := range c.targets[0].up.Pool.States() {
+		if k.ID != c.home.key {
+			continue
+		}
+		none.Until = k.Until
+		none.Refused = k.State == keypool.StateInvalid
+		none.Limited = k.State == keypool.StateLimited || k.State == keypool.StateExhausted
+		for _, m := range k.Models {
+			if m.Model == c.targets[0].sent && m.State == keypool.StateLimited && !none.Refused {
+				none.Limited = true
+				if m.Until.After(none.Until) {
+					none.Until = m.Until
+				}
+			}
+		}
+	}
+	return none
 }
 
 func unavailable(none *keypool.Unavailable) *dialect.Error {

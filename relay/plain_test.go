@@ -249,6 +249,18 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// The client's credential stays here, however its name is spelled.
+func TestUpstreamQuery(t *testing.T) {
+	for raw, want := range map[string]string{
+		"": "", "beta=true": "beta=true", "key=x": "", "%6bey=x": "", "k%65y=x": "", "alt=sse&key=x&a=b": "alt=sse&a=b",
+		"monkey=1&key=x": "monkey=1", "key": "", "a=%zz": "a=%zz", "%zz=a": "", "keys=1": "keys=1", "a=key=b": "a=key=b", "a=%20": "a=%20",
+	} {
+		if got := upstreamQuery(raw); got != want {
+			t.Errorf("%s: %q, want %q", raw, got, want)
+		}
+	}
+}
+
 // The transport does not send a request again by itself, not even one with a key
 // of idempotency: the account would know nothing of it.
 func TestNoHiddenAttempts(t *testing.T) {

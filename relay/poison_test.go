@@ -161,6 +161,9 @@ func (c *crowd) live(poison func(n int) string, status int) {
 					c.t.Errorf("the poison got %d, want %d: %s", q.sink.status, status, q.sink.body.String())
 					return
 				}
+				if (status == 400 || status == 403) && q.trace.Attempts != 1 {
+					c.t.Errorf("the client's own fault was tried %d times", q.trace.Attempts)
+				}
 				if status < 500 && status != 429 {
 					break
 				}

@@ -13,7 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/keypool"
+	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
 )
 
@@ -431,6 +433,37 @@ func TestHoldMeetsFailure(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Once a failed answer is given up, the timer comes too late: it must not commit
+// what another key is to heal.
+func TestTimerComesTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup(t)
+		s.config.Now = time.Now
+		n := 0
+		a := s.upstream("a", "http://a.example", "a1 a2", synctestClock, withTransport(func(*http.Request) (*http.Response, error) {
+			if n++; n == 1 {
+				return respond(200, "text/event-stream", readCloser(chunkRole+chunkError)), nil
+			}
+			return respond(200, "text/event-stream", readCloser(chunkRole+chunkWord+chunkFinish+chunkDone)), nil
+		}))
+		a.Provider = ponders{a.Provider}
+		r, _, _ := s.make()
+		q := s.run(r, "/v1/chat/completions", streamBody)
+		<-q.done
+		if got := q.sink.body.String(); q.aborted || got != chunkRole+chunkWord+chunkFinish+chunkDone {
+			t.Errorf("aborted %v: %s", q.aborted, got)
+		}
+	})
+}
+
+// ponders is a provider that takes its time to say what a refusal means.
+type ponders struct{ provider.Upstream }
+
+func (p ponders) Meaning(status int, problem *dialect.Problem) provider.Meaning {
+	time.Sleep(2 * maxHold)
+	return p.Upstream.Meaning(status, problem)
 }
 
 // Silence in the middle of a stream.
