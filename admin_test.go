@@ -187,7 +187,7 @@ func TestMetrics(t *testing.T) {
 		`caddy_floway_tokens_total{kind="output",upstream="metered"}`:                       10,
 		`caddy_floway_first_byte_seconds_count{upstream="metered"}`:                         2,
 		`caddy_floway_duration_seconds_count{upstream="metered"}`:                           2,
-		`caddy_floway_keys{state="ok",upstream="metered"}`:                               1,
+		`caddy_floway_keys{state="ok",upstream="metered"}`:                                  1,
 	} {
 		eventually(t, func() error {
 			if got := g.metric(series); got != want {

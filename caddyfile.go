@@ -957,6 +957,4 @@ func (p *parser) unknown(name, where string) error {
 	return p.Errf("unrecognized subdirective %s in %s", quoted(name), where)
 }
 
-var (
-	_ caddyfile.Unmarshaler = (*Handler)(nil)
-)
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

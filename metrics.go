@@ -102,8 +102,10 @@ func settled(r *usage.Record) {
 		kind string
 		n    int64
 	}{
-		{"input", r.Tokens.Input}, {"cache_read", r.Tokens.CacheRead},
-		{"cache_write", r.Tokens.CacheWrite + r.Tokens.CacheWrite1h}, {"output", r.Tokens.Output},
+		{"input", r.Tokens.Input},
+		{"cache_read", r.Tokens.CacheRead},
+		{"cache_write", r.Tokens.CacheWrite + r.Tokens.CacheWrite1h},
+		{"output", r.Tokens.Output},
 	} {
 		if t.n > 0 {
 			tokensTotal.WithLabelValues(r.Upstream, t.kind).Add(float64(t.n))

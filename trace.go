@@ -91,8 +91,14 @@ type traceFields relay.Trace
 // MarshalLogObject writes the fields that are known.
 func (t *traceFields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	for _, f := range [...]struct{ name, value string }{
-		{"request", t.Request}, {"client", t.Client}, {"group", t.Group}, {"operation", t.Operation},
-		{"model", t.Model}, {"upstream", t.Upstream}, {"key", t.Key}, {"upstream_request", t.UpstreamRequest},
+		{"request", t.Request},
+		{"client", t.Client},
+		{"group", t.Group},
+		{"operation", t.Operation},
+		{"model", t.Model},
+		{"upstream", t.Upstream},
+		{"key", t.Key},
+		{"upstream_request", t.UpstreamRequest},
 	} {
 		if f.value != "" {
 			enc.AddString(f.name, f.value)

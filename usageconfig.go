@@ -101,8 +101,12 @@ func (u *Usage) resolve() (settings, error) {
 		from string
 		to   *string
 	}{
-		{"dir", u.Dir, &s.dir}, {"url", u.URL, &s.url}, {"username", u.Username, &s.username},
-		{"password", u.Password, &s.password}, {"namespace", u.Namespace, &s.namespace}, {"log", u.Log, &s.log},
+		{"dir", u.Dir, &s.dir},
+		{"url", u.URL, &s.url},
+		{"username", u.Username, &s.username},
+		{"password", u.Password, &s.password},
+		{"namespace", u.Namespace, &s.namespace},
+		{"log", u.Log, &s.log},
 	} {
 		if *f.to, err = resolve(f.from); err != nil {
 			return s, fmt.Errorf("usage: %s: %w", f.name, placeholderError(f.from, err))

@@ -18,8 +18,16 @@ func TestPercentile(t *testing.T) {
 		p      float64
 		want   float64
 	}{
-		{hundred, 50, 50}, {hundred, 99, 99}, {hundred, 100, 100}, {hundred, 0, 1}, {hundred, 0.5, 1}, {hundred, 99.1, 100},
-		{hundred[:1], 50, 1}, {hundred[:1], 99, 1}, {hundred[:2], 50, 1}, {hundred[:3], 50, 2},
+		{hundred, 50, 50},
+		{hundred, 99, 99},
+		{hundred, 100, 100},
+		{hundred, 0, 1},
+		{hundred, 0.5, 1},
+		{hundred, 99.1, 100},
+		{hundred[:1], 50, 1},
+		{hundred[:1], 99, 1},
+		{hundred[:2], 50, 1},
+		{hundred[:3], 50, 2},
 	} {
 		if got := percentile(c.sorted, c.p); got != c.want {
 			t.Errorf("%v%% of %d: %v, want %v", c.p, len(c.sorted), got, c.want)

@@ -101,8 +101,10 @@ var (
 	counted  = `,"usage":{"prompt_tokens":12,"completion_tokens":9,"total_tokens":21}`
 	onlyUse  = chunk(`[]`, counted)
 
-	chatMarks = marks{Content: true, Finished: true, Terminal: true, Reported: true, Model: "gpt-x", ID: "chatcmpl-b2",
-		Tokens: usage.Tokens{Input: 12, Output: 9}}
+	chatMarks = marks{
+		Content: true, Finished: true, Terminal: true, Reported: true, Model: "gpt-x", ID: "chatcmpl-b2",
+		Tokens: usage.Tokens{Input: 12, Output: 9},
+	}
 )
 
 // with changes a copy of the marks.
@@ -112,7 +114,8 @@ func with(m marks, change func(m *marks)) marks {
 }
 
 var streams = []stream{
-	{name: "chat tool calls", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
+	{
+		name: "chat tool calls", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
 		text: events(
 			roleOnly,
 			delta(`{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"f","arguments":""}}]}`),
@@ -120,136 +123,228 @@ var streams = []stream{
 			delta(`{"tool_calls":[{"index":1,"id":"call_2","type":"function","function":{"name":"g","arguments":"{}"}}]}`),
 			delta(`{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}`),
 			chunk(`[{"index":0,"delta":{},"finish_reason":"tool_calls"}]`, `,"usage":null`),
-			onlyUse, "[DONE]")},
-	{name: "chat text", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
-		text: events(roleOnly, hello, delta(`{"content":" \"usage\":{\"prompt_tokens\":5} wörld\u2028 \n\n"}`), delta("{\"content\":\"\u2028\u2029\u0085\v [DONE]\"}"), stop, onlyUse, "[DONE]")},
-	{name: "chat without usage", op: ChatCompletions, content: 1,
+			onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat text", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
+		text: events(roleOnly, hello, delta(`{"content":" \"usage\":{\"prompt_tokens\":5} wörld\u2028 \n\n"}`), delta("{\"content\":\"\u2028\u2029\u0085\v [DONE]\"}"), stop, onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat without usage", op: ChatCompletions, content: 1,
 		want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
-		text: events(roleOnly, hello, stop, "[DONE]")},
-	{name: "chat with a service tier", op: ChatCompletions, content: 0, hidden: chunk(`[]`, `,"service_tier":"priority"`+counted),
+		text: events(roleOnly, hello, stop, "[DONE]"),
+	},
+	{
+		name: "chat with a service tier", op: ChatCompletions, content: 0, hidden: chunk(`[]`, `,"service_tier":"priority"`+counted),
 		want: with(chatMarks, func(m *marks) { m.Tokens.Tier = "priority" }),
-		text: events(hello, stop, chunk(`[]`, `,"service_tier":"priority"`+counted), "[DONE]")},
-	{name: "chat of the default tier", op: ChatCompletions, content: 0, want: chatMarks, hidden: chunk(`[]`, `,"service_tier":"default"`+counted),
-		text: events(hello, stop, chunk(`[]`, `,"service_tier":"default"`+counted), "[DONE]")},
-	{name: "chat usage with an empty choice", op: ChatCompletions, content: 0, want: chatMarks, hidden: chunk(`[{"index":0}]`, counted),
-		text: events(hello, stop, chunk(`[{"index":0}]`, counted), "[DONE]")},
-	{name: "chat usage with an empty delta", op: ChatCompletions, content: 0, want: chatMarks, hidden: chunk(`[{"index":0,"delta":{},"finish_reason":null}]`, counted),
-		text: events(hello, stop, chunk(`[{"index":0,"delta":{},"finish_reason":null}]`, counted), "[DONE]")},
-	{name: "chat usage without choices", op: ChatCompletions, content: 0, want: chatMarks, hidden: `{"usage":{"prompt_tokens":12,"completion_tokens":9}}`,
-		text: events(hello, stop, `{"usage":{"prompt_tokens":12,"completion_tokens":9}}`, "[DONE]")},
-	{name: "chat usage on the last content chunk", op: ChatCompletions, content: 0, want: chatMarks,
-		text: events(hello, chunk(`[{"index":0,"delta":{"content":"!"},"finish_reason":"stop"}]`, counted), "[DONE]")},
-	{name: "chat usage on the chunk with the role", op: ChatCompletions, content: 1, want: chatMarks,
+		text: events(hello, stop, chunk(`[]`, `,"service_tier":"priority"`+counted), "[DONE]"),
+	},
+	{
+		name: "chat of the default tier", op: ChatCompletions, content: 0, want: chatMarks, hidden: chunk(`[]`, `,"service_tier":"default"`+counted),
+		text: events(hello, stop, chunk(`[]`, `,"service_tier":"default"`+counted), "[DONE]"),
+	},
+	{
+		name: "chat usage with an empty choice", op: ChatCompletions, content: 0, want: chatMarks, hidden: chunk(`[{"index":0}]`, counted),
+		text: events(hello, stop, chunk(`[{"index":0}]`, counted), "[DONE]"),
+	},
+	{
+		name: "chat usage with an empty delta", op: ChatCompletions, content: 0, want: chatMarks, hidden: chunk(`[{"index":0,"delta":{},"finish_reason":null}]`, counted),
+		text: events(hello, stop, chunk(`[{"index":0,"delta":{},"finish_reason":null}]`, counted), "[DONE]"),
+	},
+	{
+		name: "chat usage without choices", op: ChatCompletions, content: 0, want: chatMarks, hidden: `{"usage":{"prompt_tokens":12,"completion_tokens":9}}`,
+		text: events(hello, stop, `{"usage":{"prompt_tokens":12,"completion_tokens":9}}`, "[DONE]"),
+	},
+	{
+		name: "chat usage on the last content chunk", op: ChatCompletions, content: 0, want: chatMarks,
+		text: events(hello, chunk(`[{"index":0,"delta":{"content":"!"},"finish_reason":"stop"}]`, counted), "[DONE]"),
+	},
+	{
+		name: "chat usage on the chunk with the role", op: ChatCompletions, content: 1, want: chatMarks,
 		text: events(chunk(`[{"index":0,"delta":{"role":"assistant","content":""}}]`, `,"usage":{"prompt_tokens":12,"completion_tokens":0,"total_tokens":12}`),
-			chunk(`[{"index":0,"delta":{"content":"x"},"finish_reason":"length"}]`, counted), "[DONE]")},
-	{name: "chat usage on every chunk: the last counts", op: ChatCompletions, content: 0, want: chatMarks, hidden: onlyUse,
+			chunk(`[{"index":0,"delta":{"content":"x"},"finish_reason":"length"}]`, counted), "[DONE]"),
+	},
+	{
+		name: "chat usage on every chunk: the last counts", op: ChatCompletions, content: 0, want: chatMarks, hidden: onlyUse,
 		text: events(
 			chunk(`[{"index":0,"delta":{"content":"a"}}]`, `,"usage":{"prompt_tokens":12,"completion_tokens":1,"total_tokens":13}`),
 			chunk(`[{"index":0,"delta":{"content":"b"}}]`, `,"usage":{"prompt_tokens":12,"completion_tokens":2,"total_tokens":14}`),
 			chunk(`[{"index":0,"delta":{},"finish_reason":"stop"}]`, `,"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}`),
-			onlyUse, "[DONE]")},
-	{name: "chat two choices, the second finishes", op: ChatCompletions, content: 0, want: chatMarks, hidden: onlyUse,
-		text: events(hello, chunk(`[{"index":0,"delta":{"content":"a"},"finish_reason":null},{"index":1,"delta":{},"finish_reason":"stop"}]`, ""), onlyUse) + "data: [DONE]\n\n"},
-	{name: "chat of Azure", op: ChatCompletions, content: 2, hidden: onlyUse, want: chatMarks,
+			onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat two choices, the second finishes", op: ChatCompletions, content: 0, want: chatMarks, hidden: onlyUse,
+		text: events(hello, chunk(`[{"index":0,"delta":{"content":"a"},"finish_reason":null},{"index":1,"delta":{},"finish_reason":"stop"}]`, ""), onlyUse) + "data: [DONE]\n\n",
+	},
+	{
+		name: "chat of Azure", op: ChatCompletions, content: 2, hidden: onlyUse, want: chatMarks,
 		text: events(
 			`{"id":"","object":"","created":0,"model":"","choices":[],"prompt_filter_results":[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]}`,
 			roleOnly, hello,
 			`{"choices":[{"index":0,"finish_reason":null,"content_filter_results":{"error":{"code":"x"}},"content_filter_offsets":{"check_offset":1,"start_offset":1,"end_offset":9}}],"id":"","model":""}`,
-			stop, onlyUse, "[DONE]")},
-	{name: "chat reasoning of DeepSeek", op: ChatCompletions, content: 1, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
-		text: ": keep-alive\n\n" + events(delta(`{"role":"assistant","content":null,"reasoning_content":"Hmm"}`), delta(`{"content":"Hi"}`), stop, "[DONE]")},
-	{name: "chat reasoning of vLLM", op: ChatCompletions, content: 1, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
-		text: events(delta(`{"role":"assistant","content":"","reasoning":"","tool_calls":[]}`), delta(`{"reasoning":"Hmm"}`), stop, "[DONE]")},
-	{name: "chat reasoning of Copilot", op: ChatCompletions, content: 0, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
-		text: events(delta(`{"reasoning_text":"Hmm","reasoning_opaque":"x"}`), stop, "[DONE]")},
-	{name: "chat thinking of Mistral", op: ChatCompletions, content: 0, hidden: "", want: chatMarks,
-		text: events(delta(`{"content":[{"type":"thinking","thinking":[{"type":"text","text":"Hmm"}]}]}`), chunk(`[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]`, counted), "[DONE]")},
-	{name: "chat refusal", op: ChatCompletions, content: 1, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
-		text: events(roleOnly, delta(`{"refusal":"No."}`), stop, "[DONE]")},
-	{name: "chat empty answer", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
-		text: events(roleOnly, stop, onlyUse, "[DONE]")},
-	{name: "chat usage of Groq", op: ChatCompletions, content: 0, want: chatMarks,
-		text: events(hello, chunk(`[{"index":0,"delta":{},"finish_reason":"stop"}]`, `,"x_groq":{"id":"req","usage":{"prompt_tokens":12,"completion_tokens":9,"total_tokens":21,"queue_time":0.1}}`), "[DONE]")},
-	{name: "chat keep-alives of OpenRouter", op: ChatCompletions, content: 3, hidden: onlyUse, want: chatMarks,
-		text: ": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n: a\n: b\n\n" + events(hello, stop) + ": data: {\"usage\":1}\n\n" + events(onlyUse, "[DONE]")},
-	{name: "chat blank lines and empty data", op: ChatCompletions, content: 4, hidden: onlyUse, want: chatMarks,
-		text: "\n\n\ndata:\n\n" + events(hello, stop, onlyUse, "[DONE]")},
-	{name: "chat data without a blank, other fields", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
-		text: "data:" + roleOnly + "\n\nid: 7\nretry: 100\ndata:" + hello + "\nfoo\n\ndata:" + stop + "\n\ndata: " + onlyUse + "\n\ndata:[DONE]\n\n"},
-	{name: "chat data in several lines", op: ChatCompletions, content: 0, hidden: `{"choices":[],` + "\ndata: " + `"usage":` + "\ndata:" + `{"prompt_tokens":12,"completion_tokens":9}}`, want: chatMarks,
-		text: "data: " + hello[:40] + "\ndata: " + hello[40:] + "\n\n" + events(stop, `{"choices":[],`+"\ndata: "+`"usage":`+"\ndata:"+`{"prompt_tokens":12,"completion_tokens":9}}`) + "data: [DONE]\n\n"},
-	{name: "chat choices of another kind", op: ChatCompletions, content: 1, want: chatMarks,
-		text: events(chunk(`{"delta":{"content":"x"}}`, counted), stop, "[DONE]")},
-	{name: "chat error before content", op: ChatCompletions, content: -1,
+			stop, onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat reasoning of DeepSeek", op: ChatCompletions, content: 1, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
+		text: ": keep-alive\n\n" + events(delta(`{"role":"assistant","content":null,"reasoning_content":"Hmm"}`), delta(`{"content":"Hi"}`), stop, "[DONE]"),
+	},
+	{
+		name: "chat reasoning of vLLM", op: ChatCompletions, content: 1, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
+		text: events(delta(`{"role":"assistant","content":"","reasoning":"","tool_calls":[]}`), delta(`{"reasoning":"Hmm"}`), stop, "[DONE]"),
+	},
+	{
+		name: "chat reasoning of Copilot", op: ChatCompletions, content: 0, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
+		text: events(delta(`{"reasoning_text":"Hmm","reasoning_opaque":"x"}`), stop, "[DONE]"),
+	},
+	{
+		name: "chat thinking of Mistral", op: ChatCompletions, content: 0, hidden: "", want: chatMarks,
+		text: events(delta(`{"content":[{"type":"thinking","thinking":[{"type":"text","text":"Hmm"}]}]}`), chunk(`[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]`, counted), "[DONE]"),
+	},
+	{
+		name: "chat refusal", op: ChatCompletions, content: 1, want: with(chatMarks, func(m *marks) { m.Reported, m.Tokens = false, usage.Tokens{} }),
+		text: events(roleOnly, delta(`{"refusal":"No."}`), stop, "[DONE]"),
+	},
+	{
+		name: "chat empty answer", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
+		text: events(roleOnly, stop, onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat usage of Groq", op: ChatCompletions, content: 0, want: chatMarks,
+		text: events(hello, chunk(`[{"index":0,"delta":{},"finish_reason":"stop"}]`, `,"x_groq":{"id":"req","usage":{"prompt_tokens":12,"completion_tokens":9,"total_tokens":21,"queue_time":0.1}}`), "[DONE]"),
+	},
+	{
+		name: "chat keep-alives of OpenRouter", op: ChatCompletions, content: 3, hidden: onlyUse, want: chatMarks,
+		text: ": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n: a\n: b\n\n" + events(hello, stop) + ": data: {\"usage\":1}\n\n" + events(onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat blank lines and empty data", op: ChatCompletions, content: 4, hidden: onlyUse, want: chatMarks,
+		text: "\n\n\ndata:\n\n" + events(hello, stop, onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat data without a blank, other fields", op: ChatCompletions, content: 1, hidden: onlyUse, want: chatMarks,
+		text: "data:" + roleOnly + "\n\nid: 7\nretry: 100\ndata:" + hello + "\nfoo\n\ndata:" + stop + "\n\ndata: " + onlyUse + "\n\ndata:[DONE]\n\n",
+	},
+	{
+		name: "chat data in several lines", op: ChatCompletions, content: 0, hidden: `{"choices":[],` + "\ndata: " + `"usage":` + "\ndata:" + `{"prompt_tokens":12,"completion_tokens":9}}`, want: chatMarks,
+		text: "data: " + hello[:40] + "\ndata: " + hello[40:] + "\n\n" + events(stop, `{"choices":[],`+"\ndata: "+`"usage":`+"\ndata:"+`{"prompt_tokens":12,"completion_tokens":9}}`) + "data: [DONE]\n\n",
+	},
+	{
+		name: "chat choices of another kind", op: ChatCompletions, content: 1, want: chatMarks,
+		text: events(chunk(`{"delta":{"content":"x"}}`, counted), stop, "[DONE]"),
+	},
+	{
+		name: "chat error before content", op: ChatCompletions, content: -1,
 		want: marks{Failed: true, Terminal: true, Problem: Problem{Type: "server_error", Message: "The server had an error"}, Model: "gpt-x", ID: "chatcmpl-b2"},
-		text: events(roleOnly, `{"error":{"message":"The server had an error","type":"server_error","param":null,"code":null}}`)},
-	{name: "chat error of OpenRouter in the middle", op: ChatCompletions, content: 0,
+		text: events(roleOnly, `{"error":{"message":"The server had an error","type":"server_error","param":null,"code":null}}`),
+	},
+	{
+		name: "chat error of OpenRouter in the middle", op: ChatCompletions, content: 0,
 		want: with(chatMarks, func(m *marks) {
 			m.Finished, m.Failed, m.Problem = false, true, Problem{Code: "502", Message: "Provider disconnected"}
 		}),
-		text: events(hello, chunk(`[{"index":0,"delta":{"content":""},"finish_reason":"error"}]`, `,"error":{"code":502,"message":"Provider disconnected","metadata":{}}`+counted))},
-	{name: "chat error as a text", op: ChatCompletions, content: 0,
+		text: events(hello, chunk(`[{"index":0,"delta":{"content":""},"finish_reason":"error"}]`, `,"error":{"code":502,"message":"Provider disconnected","metadata":{}}`+counted)),
+	},
+	{
+		name: "chat error as a text", op: ChatCompletions, content: 0,
 		want: marks{Content: true, Failed: true, Terminal: true, Model: "gpt-x", ID: "chatcmpl-b2", Problem: Problem{Message: "boom"}},
-		text: events(hello, `{"error":"boom"}`)},
-	{name: "chat nothing wrong", op: ChatCompletions, content: 0, want: chatMarks, hidden: onlyUse,
-		text: events(chunk(`[{"index":0,"delta":{"content":"x"}}]`, `,"error":null`), chunk(`[{"index":0,"delta":{},"finish_reason":"stop"}]`, `,"error":{}`), chunk(`[]`, `,"error":false`), onlyUse, "[DONE]")},
-	{name: "chat cut", op: ChatCompletions, content: 1, want: marks{Content: true, Model: "gpt-x", ID: "chatcmpl-b2"},
-		text: events(roleOnly, hello)},
-	{name: "completions", op: Completions, content: 1, want: with(chatMarks, func(m *marks) { m.Model, m.ID = "i", "cmpl-1" }), hidden: `{"id":"cmpl-1","model":"i","choices":[]` + counted + `}`,
+		text: events(hello, `{"error":"boom"}`),
+	},
+	{
+		name: "chat nothing wrong", op: ChatCompletions, content: 0, want: chatMarks, hidden: onlyUse,
+		text: events(chunk(`[{"index":0,"delta":{"content":"x"}}]`, `,"error":null`), chunk(`[{"index":0,"delta":{},"finish_reason":"stop"}]`, `,"error":{}`), chunk(`[]`, `,"error":false`), onlyUse, "[DONE]"),
+	},
+	{
+		name: "chat cut", op: ChatCompletions, content: 1, want: marks{Content: true, Model: "gpt-x", ID: "chatcmpl-b2"},
+		text: events(roleOnly, hello),
+	},
+	{
+		name: "completions", op: Completions, content: 1, want: with(chatMarks, func(m *marks) { m.Model, m.ID = "i", "cmpl-1" }), hidden: `{"id":"cmpl-1","model":"i","choices":[]` + counted + `}`,
 		text: events(`{"id":"cmpl-1","model":"i","choices":[{"index":0,"text":"","finish_reason":null}]}`, `{"id":"cmpl-1","model":"i","choices":[{"index":0,"text":"a","finish_reason":null}]}`,
-			`{"id":"cmpl-1","model":"i","choices":[{"index":0,"text":"","finish_reason":"length"}]}`, `{"id":"cmpl-1","model":"i","choices":[]`+counted+`}`, "[DONE]")},
+			`{"id":"cmpl-1","model":"i","choices":[{"index":0,"text":"","finish_reason":"length"}]}`, `{"id":"cmpl-1","model":"i","choices":[]`+counted+`}`, "[DONE]"),
+	},
 
-	{name: "completions with usage on the last text", op: Completions, content: 0, want: with(chatMarks, func(m *marks) { m.Model, m.ID = "", "" }),
-		text: events(`{"choices":[{"index":0,"text":"a","finish_reason":null}]`+counted+`}`, `{"choices":[{"index":0,"text":"","finish_reason":"stop"}]`+counted+`}`, "[DONE]")},
+	{
+		name: "completions with usage on the last text", op: Completions, content: 0, want: with(chatMarks, func(m *marks) { m.Model, m.ID = "", "" }),
+		text: events(`{"choices":[{"index":0,"text":"a","finish_reason":null}]`+counted+`}`, `{"choices":[{"index":0,"text":"","finish_reason":"stop"}]`+counted+`}`, "[DONE]"),
+	},
 
-	{name: "responses", op: CreateResponse, content: 4, want: responsesMarks,
+	{
+		name: "responses", op: CreateResponse, content: 4, want: responsesMarks,
 		text: named(created, strings.Replace(created, "created", "in_progress", 1),
 			`{"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"id":"rs_01","type":"reasoning","summary":[]}}`,
 			`{"type":"response.reasoning_summary_part.added","item_id":"rs_01","summary_index":0,"part":{"type":"summary_text","text":""}}`,
 			`{"type":"response.reasoning_summary_text.delta","item_id":"rs_01","summary_index":0,"delta":"Hm"}`,
 			`{"type":"response.output_text.delta","delta":"\"usage\":{\"input_tokens\":1}"}`,
-			completed)},
-	{name: "responses function call", op: CreateResponse, content: 1, want: responsesMarks,
+			completed),
+	},
+	{
+		name: "responses function call", op: CreateResponse, content: 1, want: responsesMarks,
 		text: named(created,
 			`{"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"id":"fc_01","type":"function_call","call_id":"call_9","name":"f","arguments":"","status":"in_progress"}}`,
 			`{"type":"response.function_call_arguments.delta","sequence_number":3,"item_id":"fc_01","output_index":0,"delta":"{\"a\":1}"}`,
 			`{"type":"response.function_call_arguments.done","sequence_number":4,"item_id":"fc_01","output_index":0,"name":"f","arguments":"{\"a\":1}"}`,
 			`{"type":"response.output_item.done","sequence_number":5,"output_index":0,"item":{"id":"fc_01","type":"function_call","call_id":"call_9","name":"f","arguments":"{\"a\":1}","status":"completed"}}`,
-			completed)},
-	{name: "responses message", op: CreateResponse, content: 3, want: responsesMarks,
+			completed),
+	},
+	{
+		name: "responses message", op: CreateResponse, content: 3, want: responsesMarks,
 		text: named(created, `{"type":"response.output_item.added","item":{"id":"msg_01","type":"message","content":[]}}`,
-			`{"type":"response.content_part.added","part":{"type":"output_text","text":""}}`, `{"type":"response.output_text.delta","delta":"Hi"}`, completed)},
-	{name: "responses with types only in the data", op: CreateResponse, content: 2, want: responsesMarks,
-		text: events(created, `{"type":"response.content_part.added","part":{}}`, `{"type":"response.output_text.delta","delta":"Hi"}`, completed)},
-	{name: "responses with types only in the names", op: CreateResponse, content: 2, want: responsesMarks,
+			`{"type":"response.content_part.added","part":{"type":"output_text","text":""}}`, `{"type":"response.output_text.delta","delta":"Hi"}`, completed),
+	},
+	{
+		name: "responses with types only in the data", op: CreateResponse, content: 2, want: responsesMarks,
+		text: events(created, `{"type":"response.content_part.added","part":{}}`, `{"type":"response.output_text.delta","delta":"Hi"}`, completed),
+	},
+	{
+		name: "responses with types only in the names", op: CreateResponse, content: 2, want: responsesMarks,
 		text: "event: response.created\ndata: " + strings.Replace(created, `"type":"response.created",`, "", 1) + "\n\nevent: ping\ndata: {}\n\n" +
-			"event: response.output_text.delta\ndata: {\"delta\":\"Hi\"}\n\nevent: response.completed\ndata: " + strings.Replace(completed, `"type":"response.completed",`, "", 1) + "\n\n"},
-	{name: "responses all named message", op: CreateResponse, content: 1, want: responsesMarks,
-		text: "event: message\n" + strings.ReplaceAll(events(created, `{"type":"response.output_text.delta","delta":"Hi"}`, completed), "\n\n", "\n\nevent: message\n") + ": \n\n"},
-	{name: "responses created and completed alone", op: CreateResponse, content: 1, want: responsesMarks,
-		text: named(created, completed) + "data: [DONE]\n\n"},
-	{name: "responses incomplete", op: CreateResponse, content: 1, want: responsesMarks,
-		text: named(created, strings.ReplaceAll(completed, "completed", "incomplete"))},
-	{name: "responses cancelled", op: CreateResponse, content: 1, want: responsesMarks,
-		text: named(created, strings.ReplaceAll(completed, "completed", "cancelled"))},
-	{name: "responses failed", op: CreateResponse, content: -1,
+			"event: response.output_text.delta\ndata: {\"delta\":\"Hi\"}\n\nevent: response.completed\ndata: " + strings.Replace(completed, `"type":"response.completed",`, "", 1) + "\n\n",
+	},
+	{
+		name: "responses all named message", op: CreateResponse, content: 1, want: responsesMarks,
+		text: "event: message\n" + strings.ReplaceAll(events(created, `{"type":"response.output_text.delta","delta":"Hi"}`, completed), "\n\n", "\n\nevent: message\n") + ": \n\n",
+	},
+	{
+		name: "responses created and completed alone", op: CreateResponse, content: 1, want: responsesMarks,
+		text: named(created, completed) + "data: [DONE]\n\n",
+	},
+	{
+		name: "responses incomplete", op: CreateResponse, content: 1, want: responsesMarks,
+		text: named(created, strings.ReplaceAll(completed, "completed", "incomplete")),
+	},
+	{
+		name: "responses cancelled", op: CreateResponse, content: 1, want: responsesMarks,
+		text: named(created, strings.ReplaceAll(completed, "completed", "cancelled")),
+	},
+	{
+		name: "responses failed", op: CreateResponse, content: -1,
 		want: marks{Failed: true, Finished: true, Terminal: true, Model: "gpt-x", ID: "resp_01", Problem: Problem{Code: "rate_limit_exceeded", Message: "Slow down"}},
-		text: named(created, `{"type":"response.failed","response":{"id":"resp_01","status":"failed","error":{"code":"rate_limit_exceeded","message":"Slow down"},"usage":null}}`)},
-	{name: "responses failed after it used something", op: CreateResponse, content: 1,
+		text: named(created, `{"type":"response.failed","response":{"id":"resp_01","status":"failed","error":{"code":"rate_limit_exceeded","message":"Slow down"},"usage":null}}`),
+	},
+	{
+		name: "responses failed after it used something", op: CreateResponse, content: 1,
 		want: with(responsesMarks, func(m *marks) { m.Failed, m.Problem = true, Problem{Code: "server_error", Message: "Oh"} }),
 		text: named(created, `{"type":"response.output_text.delta","delta":"Hi"}`,
-			strings.Replace(strings.ReplaceAll(completed, "completed", "failed"), `"error":null`, `"error":{"code":"server_error","message":"Oh"}`, 1))},
-	{name: "responses error", op: CreateResponse, content: -1,
+			strings.Replace(strings.ReplaceAll(completed, "completed", "failed"), `"error":null`, `"error":{"code":"server_error","message":"Oh"}`, 1)),
+	},
+	{
+		name: "responses error", op: CreateResponse, content: -1,
 		want: marks{Failed: true, Terminal: true, Model: "gpt-x", ID: "resp_01", Problem: Problem{Code: "server_error", Message: "Oh", Param: "p"}},
-		text: named(created, `{"type":"error","code":"server_error","message":"Oh","param":"p","sequence_number":1}`)},
-	{name: "responses nested error", op: CreateResponse, content: -1,
+		text: named(created, `{"type":"error","code":"server_error","message":"Oh","param":"p","sequence_number":1}`),
+	},
+	{
+		name: "responses nested error", op: CreateResponse, content: -1,
 		want: marks{Failed: true, Terminal: true, Problem: Problem{Type: "invalid_request_error", Code: "c", Message: "Oh"}},
-		text: named(`{"type":"error","error":{"type":"invalid_request_error","code":"c","message":"Oh"}}`)},
-	{name: "responses error without a type", op: CreateResponse, content: -1,
+		text: named(`{"type":"error","error":{"type":"invalid_request_error","code":"c","message":"Oh"}}`),
+	},
+	{
+		name: "responses error without a type", op: CreateResponse, content: -1,
 		want: marks{Failed: true, Terminal: true, Problem: Problem{Message: "Oh"}},
-		text: events(`{"error":{"message":"Oh"}}`)},
+		text: events(`{"error":{"message":"Oh"}}`),
+	},
 
-	{name: "messages", op: CreateMessage, content: 2,
+	{
+		name: "messages", op: CreateMessage, content: 2,
 		want: messagesMarks,
 		text: named(messageStart, `{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}`,
 			`{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Let me see"}}`,
@@ -257,69 +352,108 @@ var streams = []stream{
 			`{"type":"content_block_stop","index":0}`,
 			`{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"toolu_01","name":"f","input":{}}}`,
 			`{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"a\":1}"}}`,
-			`{"type":"content_block_stop","index":1}`, messageDelta, `{"type":"message_stop"}`)},
-	{name: "messages tool first", op: CreateMessage, content: 2, want: messagesMarks,
-		text: named(messageStart, `{"type": "ping"}`[:0]+`{"type":"ping"}`, `{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"toolu_01","name":"f","input":{}}}`, messageDelta, `{"type":"message_stop"}`)},
-	{name: "messages redacted thinking", op: CreateMessage, content: 1, want: messagesMarks,
-		text: named(messageStart, `{"type":"content_block_start","index":0,"content_block":{"type":"redacted_thinking","data":"x"}}`, `{"type":"content_block_stop","index":0}`, messageDelta, `{"type":"message_stop"}`)},
-	{name: "messages text in the block's start", op: CreateMessage, content: 1, want: messagesMarks,
-		text: named(messageStart, `{"type":"content_block_start","index":0,"content_block":{"type":"text","text":"Hi"}}`, messageDelta, `{"type":"message_stop"}`)},
-	{name: "messages empty text", op: CreateMessage, content: 3, want: messagesMarks,
-		text: named(messageStart, `{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}`, `{"type":"content_block_stop","index":0}`, messageDelta, `{"type":"message_stop"}`)},
-	{name: "messages without event names", op: CreateMessage, content: 2, want: messagesMarks,
-		text: events(messageStart, `{"type":"ping"}`, `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}`, messageDelta, `{"type":"message_stop"}`)},
-	{name: "messages two deltas", op: CreateMessage, content: 1, want: messagesMarks,
-		text: named(messageStart, `{"type":"message_delta","delta":{},"usage":{"output_tokens":20}}`, messageDelta, `{"type":"message_stop"}`)},
-	{name: "messages overloaded", op: CreateMessage, content: -1,
+			`{"type":"content_block_stop","index":1}`, messageDelta, `{"type":"message_stop"}`),
+	},
+	{
+		name: "messages tool first", op: CreateMessage, content: 2, want: messagesMarks,
+		text: named(messageStart, `{"type": "ping"}`[:0]+`{"type":"ping"}`, `{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"toolu_01","name":"f","input":{}}}`, messageDelta, `{"type":"message_stop"}`),
+	},
+	{
+		name: "messages redacted thinking", op: CreateMessage, content: 1, want: messagesMarks,
+		text: named(messageStart, `{"type":"content_block_start","index":0,"content_block":{"type":"redacted_thinking","data":"x"}}`, `{"type":"content_block_stop","index":0}`, messageDelta, `{"type":"message_stop"}`),
+	},
+	{
+		name: "messages text in the block's start", op: CreateMessage, content: 1, want: messagesMarks,
+		text: named(messageStart, `{"type":"content_block_start","index":0,"content_block":{"type":"text","text":"Hi"}}`, messageDelta, `{"type":"message_stop"}`),
+	},
+	{
+		name: "messages empty text", op: CreateMessage, content: 3, want: messagesMarks,
+		text: named(messageStart, `{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}`, `{"type":"content_block_stop","index":0}`, messageDelta, `{"type":"message_stop"}`),
+	},
+	{
+		name: "messages without event names", op: CreateMessage, content: 2, want: messagesMarks,
+		text: events(messageStart, `{"type":"ping"}`, `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}`, messageDelta, `{"type":"message_stop"}`),
+	},
+	{
+		name: "messages two deltas", op: CreateMessage, content: 1, want: messagesMarks,
+		text: named(messageStart, `{"type":"message_delta","delta":{},"usage":{"output_tokens":20}}`, messageDelta, `{"type":"message_stop"}`),
+	},
+	{
+		name: "messages overloaded", op: CreateMessage, content: -1,
 		want: with(messagesMarks, func(m *marks) {
 			m.Content, m.Finished, m.Failed = false, false, true
 			m.Problem = Problem{Type: "overloaded_error", Message: "Overloaded", Details: []byte("null")}
 			m.Tokens.Output = 2
 		}),
-		text: named(messageStart, `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded","details":null},"request_id":"req_01"}`)},
-	{name: "messages error of another form", op: CreateMessage, content: -1,
+		text: named(messageStart, `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded","details":null},"request_id":"req_01"}`),
+	},
+	{
+		name: "messages error of another form", op: CreateMessage, content: -1,
 		want: marks{Failed: true, Terminal: true, Problem: Problem{Code: "500", Message: "Oh"}},
-		text: events(`{"error":{"message":"Oh","code":500}}`)},
-	{name: "messages cut", op: CreateMessage, content: 1,
+		text: events(`{"error":{"message":"Oh","code":500}}`),
+	},
+	{
+		name: "messages cut", op: CreateMessage, content: 1,
 		want: with(messagesMarks, func(m *marks) { m.Finished, m.Terminal, m.Tokens.Output = false, false, 2 }),
-		text: named(messageStart, `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}`)},
+		text: named(messageStart, `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}`),
+	},
 
-	{name: "gemini", op: StreamContent, content: 0,
-		want: marks{Content: true, Finished: true, Reported: true, Model: "gemini-x", ID: "r1",
-			Tokens: usage.Tokens{Input: 107, Output: 179, Reasoning: 148, ReasoningKnown: true}},
+	{
+		name: "gemini", op: StreamContent, content: 0,
+		want: marks{
+			Content: true, Finished: true, Reported: true, Model: "gemini-x", ID: "r1",
+			Tokens: usage.Tokens{Input: 107, Output: 179, Reasoning: 148, ReasoningKnown: true},
+		},
 		text: events(
 			`{"candidates":[{"content":{"role":"model","parts":[{"functionCall":{"name":"f","args":{"finishReason":"STOP"}},"thoughtSignature":"CiQ"}]},"index":0}],"usageMetadata":{"trafficType":"ON_DEMAND"},"modelVersion":"gemini-x","responseId":"r1"}`,
-			`{"candidates":[{"content":{"role":"model","parts":[{"text":"","thoughtSignature":"AY8"}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":107,"candidatesTokenCount":31,"thoughtsTokenCount":148,"totalTokenCount":286},"modelVersion":"gemini-x","responseId":"r1"}`)},
-	{name: "gemini cut", op: StreamContent, content: 1,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"","thoughtSignature":"AY8"}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":107,"candidatesTokenCount":31,"thoughtsTokenCount":148,"totalTokenCount":286},"modelVersion":"gemini-x","responseId":"r1"}`),
+	},
+	{
+		name: "gemini cut", op: StreamContent, content: 1,
 		want: marks{Content: true, Reported: true, Model: "gemini-x", Tokens: usage.Tokens{Input: 107, Tier: "flex"}},
 		text: events(`{"usageMetadata":{"promptTokenCount":107,"totalTokenCount":107,"serviceTier":"FLEX"},"modelVersion":"gemini-x"}`,
-			`{"candidates":[{"content":{"parts":[{"functionCall":{"args":{"finishReason":"STOP"}}}]}}],"promptFeedback":{}}`)},
-	{name: "gemini refused", op: StreamContent, content: 0,
+			`{"candidates":[{"content":{"parts":[{"functionCall":{"args":{"finishReason":"STOP"}}}]}}],"promptFeedback":{}}`),
+	},
+	{
+		name: "gemini refused", op: StreamContent, content: 0,
 		want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 5}},
-		text: events(`{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":5,"totalTokenCount":5}}`)},
-	{name: "gemini counts in the middle, absent later", op: StreamContent, content: 0,
+		text: events(`{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":5,"totalTokenCount":5}}`),
+	},
+	{
+		name: "gemini counts in the middle, absent later", op: StreamContent, content: 0,
 		want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 2, CacheRead: 8, Output: 5}},
 		text: events(`{"candidates":[{"content":{"parts":[{"text":"a"}]}}],"usageMetadata":{"promptTokenCount":10,"cachedContentTokenCount":8,"candidatesTokenCount":1,"totalTokenCount":11}}`,
 			`{"candidates":[{"content":{"parts":[{"text":"b"}]}}],"usageMetadata":{"candidatesTokenCount":5,"totalTokenCount":15}}`,
-			`{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{}}`)},
-	{name: "gemini error", op: StreamContent, content: 0,
+			`{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{}}`),
+	},
+	{
+		name: "gemini error", op: StreamContent, content: 0,
 		want: marks{Content: true, Failed: true, Terminal: true, Problem: Problem{Code: "503", Message: "Overloaded", Status: "UNAVAILABLE"}},
-		text: events(`{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}`, `{"error":{"code":503,"message":"Overloaded","status":"UNAVAILABLE"}}`)},
+		text: events(`{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}`, `{"error":{"code":503,"message":"Overloaded","status":"UNAVAILABLE"}}`),
+	},
 
-	{name: "images", op: ImageGenerations, content: 0,
+	{
+		name: "images", op: ImageGenerations, content: 0,
 		want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 50, InImage: 10, Output: 50}},
 		text: named(`{"type":"image_generation.partial_image","partial_image_index":0,"b64_json":"aGk="}`,
-			`{"type":"image_generation.completed","b64_json":"aGk=","usage":{"input_tokens":50,"output_tokens":50,"total_tokens":100,"input_tokens_details":{"text_tokens":40,"image_tokens":10}}}`)},
-	{name: "transcription", op: Transcriptions, content: 0,
+			`{"type":"image_generation.completed","b64_json":"aGk=","usage":{"input_tokens":50,"output_tokens":50,"total_tokens":100,"input_tokens_details":{"text_tokens":40,"image_tokens":10}}}`),
+	},
+	{
+		name: "transcription", op: Transcriptions, content: 0,
 		want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 14, InAudio: 14, Output: 45}},
 		text: events(`{"type":"transcript.text.delta","delta":"I"}`,
-			`{"type":"transcript.text.done","text":"I","usage":{"type":"tokens","input_tokens":14,"input_token_details":{"text_tokens":0,"audio_tokens":14},"output_tokens":45,"total_tokens":59}}`)},
-	{name: "speech fails", op: Speech, content: 0,
+			`{"type":"transcript.text.done","text":"I","usage":{"type":"tokens","input_tokens":14,"input_token_details":{"text_tokens":0,"audio_tokens":14},"output_tokens":45,"total_tokens":59}}`),
+	},
+	{
+		name: "speech fails", op: Speech, content: 0,
 		want: marks{Content: true, Failed: true, Terminal: true, Problem: Problem{Message: "Oh"}},
-		text: events(`{"type":"speech.audio.delta","audio":"aGk="}`, `{"type":"error","error":{"message":"Oh"}}`)},
-	{name: "stored response", op: StoredResponse, content: 0,
+		text: events(`{"type":"speech.audio.delta","audio":"aGk="}`, `{"type":"error","error":{"message":"Oh"}}`),
+	},
+	{
+		name: "stored response", op: StoredResponse, content: 0,
 		want: marks{Content: true, Finished: true, Terminal: true},
-		text: named(`{"type":"response.output_text.delta","delta":"Hi"}`, completed)},
+		text: named(`{"type":"response.output_text.delta","delta":"Hi"}`, completed),
+	},
 }
 
 const (
@@ -332,10 +466,14 @@ const (
 )
 
 var (
-	responsesMarks = marks{Content: true, Finished: true, Terminal: true, Reported: true, Model: "gpt-x", ID: "resp_01",
-		Tokens: usage.Tokens{Input: 3, CacheWrite: 18011, Output: 120, Reasoning: 80, ReasoningKnown: true, Tier: "flex"}}
-	messagesMarks = marks{Content: true, Finished: true, Terminal: true, Reported: true, Model: "claude-x", ID: "msg_01",
-		Tokens: usage.Tokens{Input: 21, CacheRead: 5000, CacheWrite: 1200, Output: 57}}
+	responsesMarks = marks{
+		Content: true, Finished: true, Terminal: true, Reported: true, Model: "gpt-x", ID: "resp_01",
+		Tokens: usage.Tokens{Input: 3, CacheWrite: 18011, Output: 120, Reasoning: 80, ReasoningKnown: true, Tier: "flex"},
+	}
+	messagesMarks = marks{
+		Content: true, Finished: true, Terminal: true, Reported: true, Model: "claude-x", ID: "msg_01",
+		Tokens: usage.Tokens{Input: 21, CacheRead: 5000, CacheWrite: 1200, Output: 57},
+	}
 )
 
 // dataOf counts the events and the bytes of their data, in a way of its own.
@@ -497,16 +635,26 @@ func TestStreamsThroughSmallWindows(t *testing.T) {
 func TestStreamsOfLongEvents(t *testing.T) {
 	long := strings.Repeat("aGVsbG8gd29ybGQh", 20<<10) // 320 KB
 	for _, s := range []stream{
-		{name: "responses", op: CreateResponse, want: responsesMarks,
-			text: named(strings.Replace(created, `"tools"`, `"instructions":"`+long+`","tools"`, 1), strings.Replace(completed, `"usage"`, `"text":["`+long+`"],"usage"`, 1))},
-		{name: "images", op: ImageGenerations, want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 1, Output: 2}},
-			text: named(`{"type":"image_generation.partial_image","b64_json":"`+long+`"}`, `{"type":"image_generation.completed","b64_json":"`+long+`","usage":{"input_tokens":1,"output_tokens":2}}`)},
-		{name: "gemini", op: StreamContent, want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 3, Output: 4}},
-			text: events(`{"candidates":[{"content":{"parts":[{"inlineData":{"data":"` + long + `"}}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":4}}`)},
-		{name: "gemini that goes on", op: StreamContent, want: marks{Content: true},
-			text: events(`{"candidates":[{"content":{"parts":[{"inlineData":{"data":"` + long + `"}}]}}]}`)},
-		{name: "chat", op: ChatCompletions, want: chatMarks,
-			text: events(roleOnly, delta(`{"audio":{"data":"`+long+`"}}`), stop, onlyUse, "[DONE]")},
+		{
+			name: "responses", op: CreateResponse, want: responsesMarks,
+			text: named(strings.Replace(created, `"tools"`, `"instructions":"`+long+`","tools"`, 1), strings.Replace(completed, `"usage"`, `"text":["`+long+`"],"usage"`, 1)),
+		},
+		{
+			name: "images", op: ImageGenerations, want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 1, Output: 2}},
+			text: named(`{"type":"image_generation.partial_image","b64_json":"`+long+`"}`, `{"type":"image_generation.completed","b64_json":"`+long+`","usage":{"input_tokens":1,"output_tokens":2}}`),
+		},
+		{
+			name: "gemini", op: StreamContent, want: marks{Content: true, Finished: true, Reported: true, Tokens: usage.Tokens{Input: 3, Output: 4}},
+			text: events(`{"candidates":[{"content":{"parts":[{"inlineData":{"data":"` + long + `"}}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":4}}`),
+		},
+		{
+			name: "gemini that goes on", op: StreamContent, want: marks{Content: true},
+			text: events(`{"candidates":[{"content":{"parts":[{"inlineData":{"data":"` + long + `"}}]}}]}`),
+		},
+		{
+			name: "chat", op: ChatCompletions, want: chatMarks,
+			text: events(roleOnly, delta(`{"audio":{"data":"`+long+`"}}`), stop, onlyUse, "[DONE]"),
+		},
 		{name: "comment", op: ChatCompletions, want: chatMarks, text: ": " + long + "\n\n" + events(hello, stop, onlyUse, "[DONE]")},
 		{name: "name", op: CreateResponse, want: responsesMarks, text: "event: " + long + "\ndata: " + created + "\n\n" + named(completed)},
 	} {
@@ -605,28 +753,44 @@ func TestAnswerReads(t *testing.T) {
 		body string
 		want marks
 	}{
-		{"chat", ChatCompletions, `{"id":"chatcmpl-a1","object":"chat.completion","created":1790000000,"model":"gpt-x-2026-06-01",
+		{
+			"chat", ChatCompletions, `{"id":"chatcmpl-a1","object":"chat.completion","created":1790000000,"model":"gpt-x-2026-06-01",
  "choices":[{"index":0,"finish_reason":"tool_calls","logprobs":null,"message":{"role":"assistant","content":null,"usage":{"prompt_tokens":1},"tool_calls":[{"id":"call_7","type":"function","function":{"name":"get_temp","arguments":"{\"city\":\"Oslo\"}"}}]}}],
  "service_tier":"default","usage":{"prompt_tokens":2600,"completion_tokens":90,"total_tokens":2690,"prompt_tokens_details":{"cached_tokens":2000,"cache_write_tokens":400,"audio_tokens":0},
  "completion_tokens_details":{"reasoning_tokens":64,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}`,
-			marks{Model: "gpt-x-2026-06-01", ID: "chatcmpl-a1", Reported: true, Tokens: usage.Tokens{Input: 200, CacheRead: 2000, CacheWrite: 400, Output: 90, Reasoning: 64, ReasoningKnown: true}}},
-		{"responses", CreateResponse, `{"id":"resp_01","status":"completed","model":"gpt-x","error":null,"output":[{"id":"rs_01"}],"service_tier":"priority","usage":{"input_tokens":18014,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":18011},"output_tokens":120,"output_tokens_details":{"reasoning_tokens":80},"total_tokens":18134}}`,
-			marks{Model: "gpt-x", ID: "resp_01", Reported: true, Tokens: usage.Tokens{Input: 3, CacheWrite: 18011, Output: 120, Reasoning: 80, ReasoningKnown: true, Tier: "priority"}}},
-		{"responses that failed", CreateResponse, `{"id":"resp_01","status":"failed","error":{"code":"server_error","message":"Oh"},"usage":null}`,
-			marks{ID: "resp_01", Failed: true, Problem: Problem{Code: "server_error", Message: "Oh"}}},
-		{"compaction", CompactResponse, `{"id":"resp_02","object":"response.compaction","output":[],"usage":{"input_tokens":5,"output_tokens":6,"total_tokens":11}}`,
-			marks{ID: "resp_02", Reported: true, Tokens: usage.Tokens{Input: 5, Output: 6}}},
-		{"messages", CreateMessage, `{"id":"msg_01","type":"message","model":"claude-x","content":[{"type":"tool_use","input":{"usage":{"input_tokens":1}}}],"usage":{"input_tokens":21,"cache_creation_input_tokens":1200,"cache_read_input_tokens":5000,
+			marks{Model: "gpt-x-2026-06-01", ID: "chatcmpl-a1", Reported: true, Tokens: usage.Tokens{Input: 200, CacheRead: 2000, CacheWrite: 400, Output: 90, Reasoning: 64, ReasoningKnown: true}},
+		},
+		{
+			"responses", CreateResponse, `{"id":"resp_01","status":"completed","model":"gpt-x","error":null,"output":[{"id":"rs_01"}],"service_tier":"priority","usage":{"input_tokens":18014,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":18011},"output_tokens":120,"output_tokens_details":{"reasoning_tokens":80},"total_tokens":18134}}`,
+			marks{Model: "gpt-x", ID: "resp_01", Reported: true, Tokens: usage.Tokens{Input: 3, CacheWrite: 18011, Output: 120, Reasoning: 80, ReasoningKnown: true, Tier: "priority"}},
+		},
+		{
+			"responses that failed", CreateResponse, `{"id":"resp_01","status":"failed","error":{"code":"server_error","message":"Oh"},"usage":null}`,
+			marks{ID: "resp_01", Failed: true, Problem: Problem{Code: "server_error", Message: "Oh"}},
+		},
+		{
+			"compaction", CompactResponse, `{"id":"resp_02","object":"response.compaction","output":[],"usage":{"input_tokens":5,"output_tokens":6,"total_tokens":11}}`,
+			marks{ID: "resp_02", Reported: true, Tokens: usage.Tokens{Input: 5, Output: 6}},
+		},
+		{
+			"messages", CreateMessage, `{"id":"msg_01","type":"message","model":"claude-x","content":[{"type":"tool_use","input":{"usage":{"input_tokens":1}}}],"usage":{"input_tokens":21,"cache_creation_input_tokens":1200,"cache_read_input_tokens":5000,
  "cache_creation":{"ephemeral_5m_input_tokens":1000,"ephemeral_1h_input_tokens":200},"output_tokens":340,"output_tokens_details":{"thinking_tokens":210},"server_tool_use":{"web_search_requests":1},"service_tier":"standard","speed":null}}`,
-			marks{Model: "claude-x", ID: "msg_01", Reported: true, Tokens: usage.Tokens{Input: 21, CacheRead: 5000, CacheWrite: 1000, CacheWrite1h: 200, Output: 340, Reasoning: 210, ReasoningKnown: true}}},
-		{"gemini", GenerateContent, `{"candidates":[{"content":{"role":"model","parts":[{"text":"Hmm","thought":true},{"text":"42"}]},"finishReason":"STOP"}],"promptFeedback":{},"modelVersion":"gemini-x","responseId":"r1",
+			marks{Model: "claude-x", ID: "msg_01", Reported: true, Tokens: usage.Tokens{Input: 21, CacheRead: 5000, CacheWrite: 1000, CacheWrite1h: 200, Output: 340, Reasoning: 210, ReasoningKnown: true}},
+		},
+		{
+			"gemini", GenerateContent, `{"candidates":[{"content":{"role":"model","parts":[{"text":"Hmm","thought":true},{"text":"42"}]},"finishReason":"STOP"}],"promptFeedback":{},"modelVersion":"gemini-x","responseId":"r1",
  "usageMetadata":{"promptTokenCount":151,"candidatesTokenCount":1089,"toolUsePromptTokenCount":18329,"thoughtsTokenCount":1120,"cachedContentTokenCount":0,"totalTokenCount":20689}}`,
-			marks{Model: "gemini-x", ID: "r1", Reported: true, Tokens: usage.Tokens{Input: 18480, ToolPrompt: 18329, Output: 2209, Reasoning: 1120, ReasoningKnown: true}}},
-		{"embeddings", Embeddings, `{"object":"list","data":[{"embedding":"AAAA"}],"model":"e","usage":{"prompt_tokens":8,"total_tokens":8}}`,
-			marks{Model: "e", Reported: true, Tokens: usage.Tokens{Input: 8}}},
+			marks{Model: "gemini-x", ID: "r1", Reported: true, Tokens: usage.Tokens{Input: 18480, ToolPrompt: 18329, Output: 2209, Reasoning: 1120, ReasoningKnown: true}},
+		},
+		{
+			"embeddings", Embeddings, `{"object":"list","data":[{"embedding":"AAAA"}],"model":"e","usage":{"prompt_tokens":8,"total_tokens":8}}`,
+			marks{Model: "e", Reported: true, Tokens: usage.Tokens{Input: 8}},
+		},
 		{"rerank", Rerank, `{"id":"x","results":[],"usage":{"total_tokens":38}}`, marks{ID: "x", Reported: true, Tokens: usage.Tokens{Input: 38}}},
-		{"images with usage", ImageGenerations, `{"created":1,"data":[{"b64_json":"a"}],"usage":{"input_tokens":50,"output_tokens":60,"total_tokens":110,"input_tokens_details":{"text_tokens":40,"image_tokens":10},"output_tokens_details":{"image_tokens":60}}}`,
-			marks{Reported: true, Tokens: usage.Tokens{Input: 50, InImage: 10, Output: 60, OutImage: 60}}},
+		{
+			"images with usage", ImageGenerations, `{"created":1,"data":[{"b64_json":"a"}],"usage":{"input_tokens":50,"output_tokens":60,"total_tokens":110,"input_tokens_details":{"text_tokens":40,"image_tokens":10},"output_tokens_details":{"image_tokens":60}}}`,
+			marks{Reported: true, Tokens: usage.Tokens{Input: 50, InImage: 10, Output: 60, OutImage: 60}},
+		},
 		{"images by the piece", ImageEdits, `{"created":1,"data":[{"url":"https://a/{b}","x":{}},{"url":"c"}, {"url":"d"}]}`, marks{Reported: true, Tokens: usage.Tokens{Images: 3}}},
 		{"no images", ImageGenerations, `{"created":1,"data":[]}`, marks{}},
 		{"audio by the length", Transcriptions, `{"text":"hi","usage":{"type":"duration","seconds":7.5}}`, marks{Reported: true, Tokens: usage.Tokens{AudioMillis: 7500}}},
@@ -636,8 +800,10 @@ func TestAnswerReads(t *testing.T) {
 		{"usage null", ChatCompletions, `{"id":"x","usage":null,"error":null}`, marks{ID: "x"}},
 		{"keep-alives in front", ChatCompletions, "\n\n \r\n\n" + `{"id":"x","usage":{"prompt_tokens":1,"completion_tokens":2}}` + "\n", marks{ID: "x", Reported: true, Tokens: usage.Tokens{Input: 1, Output: 2}}},
 		{"something behind it", ChatCompletions, `{"id":"x","usage":{"prompt_tokens":1,"completion_tokens":2}} {"usage":{"prompt_tokens":7}}`, marks{ID: "x", Reported: true, Tokens: usage.Tokens{Input: 1, Output: 2}}},
-		{"a long answer with its usage in front", ChatCompletions, `{"id":"x","model":"m","usage":{"prompt_tokens":1,"completion_tokens":2},"choices":["` + strings.Repeat("{x\\\"", 40<<10) + `"]}`,
-			marks{ID: "x", Model: "m", Reported: true, Tokens: usage.Tokens{Input: 1, Output: 2}}},
+		{
+			"a long answer with its usage in front", ChatCompletions, `{"id":"x","model":"m","usage":{"prompt_tokens":1,"completion_tokens":2},"choices":["` + strings.Repeat("{x\\\"", 40<<10) + `"]}`,
+			marks{ID: "x", Model: "m", Reported: true, Tokens: usage.Tokens{Input: 1, Output: 2}},
+		},
 		{"many images", ImageGenerations, `{"data":[{"b64_json":"` + strings.Repeat("x", 100<<10) + `"},{"b64_json":"` + strings.Repeat("y", 100<<10) + `"}]}`, marks{Reported: true, Tokens: usage.Tokens{Images: 2}}},
 	} {
 		data := []byte(tt.body)
@@ -713,10 +879,12 @@ func TestAnswerGeminiArray(t *testing.T) {
 		{" \n[ " + first + "," + last + "] ", done},
 		{"[" + first + "\n,\n" + last, with(done, func(m *marks) { m.Terminal = false })},
 		{"[" + first + "\n,\n" + last[:40], with(done, func(m *marks) { m.Terminal, m.Finished, m.Tokens = false, false, usage.Tokens{Input: 7} })},
-		{"[" + first + "\n,\n" + `{"error":{"code":503,"message":"Oh","status":"UNAVAILABLE"}}` + "]",
+		{
+			"[" + first + "\n,\n" + `{"error":{"code":503,"message":"Oh","status":"UNAVAILABLE"}}` + "]",
 			with(done, func(m *marks) {
 				m.Failed, m.Tokens, m.Problem = true, usage.Tokens{Input: 7}, Problem{Code: "503", Message: "Oh", Status: "UNAVAILABLE"}
-			})},
+			}),
+		},
 		{"[" + `{"error":{"code":400,"message":"Oh"}}` + "]", marks{Failed: true, Finished: true, Terminal: true, Events: 1, Problem: Problem{Code: "400", Message: "Oh"}}},
 		{"[]", marks{Finished: true, Terminal: true}},
 		{"[12]", marks{Content: true}},

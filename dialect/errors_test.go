@@ -17,8 +17,11 @@ func TestErrorBody(t *testing.T) {
 		d    Dialect
 		want string
 	}{
-		{Error{Fault: Malformed, Message: "no such field", Param: "x", Code: "unsupported_parameter"}, Chat,
-			`{"error":{"message":"no such field","type":"invalid_request_error","param":"x","code":"unsupported_parameter"}}`},
+		{
+			Error{Fault: Malformed, Message: "no such field", Param: "x", Code: "unsupported_parameter"},
+			Chat,
+			`{"error":{"message":"no such field","type":"invalid_request_error","param":"x","code":"unsupported_parameter"}}`,
+		},
 		{Error{Fault: Unauthenticated, Message: "m"}, Chat, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}`},
 		{Error{Fault: Internal, Message: "a \"b\" <c>\n"}, Responses, `{"error":{"message":"a \"b\" <c>\n","type":"server_error","param":null,"code":null}}`},
 		{Error{Fault: NoModel, Message: "m"}, Responses, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"model_not_found"}}`},
@@ -153,20 +156,30 @@ func TestReadProblem(t *testing.T) {
 		want Problem
 	}{
 		// The services.
-		{`{"error":{"message":"Unsupported parameter: 'x'","type":"invalid_request_error","param":"x","code":"unsupported_parameter"}}`,
-			Problem{Type: "invalid_request_error", Code: "unsupported_parameter", Param: "x", Message: "Unsupported parameter: 'x'"}},
+		{
+			`{"error":{"message":"Unsupported parameter: 'x'","type":"invalid_request_error","param":"x","code":"unsupported_parameter"}}`,
+			Problem{Type: "invalid_request_error", Code: "unsupported_parameter", Param: "x", Message: "Unsupported parameter: 'x'"},
+		},
 		{`{"error":{"message":"m","type":"server_error","param":null,"code":null}}`, Problem{Type: "server_error", Message: "m"}},
-		{`{"type":"error","error":{"type":"overloaded_error","message":"Overloaded","details":null},"request_id":"req_01"}`,
-			Problem{Type: "overloaded_error", Message: "Overloaded", Details: []byte("null")}},
-		{`{"type":"error","error":{"type":"invalid_request_error","message":"m","details":{"error_code":"thread_unsupported_request"}}}`,
-			Problem{Type: "invalid_request_error", Message: "m", Details: []byte(`{"error_code":"thread_unsupported_request"}`)}},
-		{`{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"22s"}]}}`,
-			Problem{Code: "429", Message: "m", Status: "RESOURCE_EXHAUSTED", Details: []byte(`[{"retryDelay":"22s"}]`)}},
+		{
+			`{"type":"error","error":{"type":"overloaded_error","message":"Overloaded","details":null},"request_id":"req_01"}`,
+			Problem{Type: "overloaded_error", Message: "Overloaded", Details: []byte("null")},
+		},
+		{
+			`{"type":"error","error":{"type":"invalid_request_error","message":"m","details":{"error_code":"thread_unsupported_request"}}}`,
+			Problem{Type: "invalid_request_error", Message: "m", Details: []byte(`{"error_code":"thread_unsupported_request"}`)},
+		},
+		{
+			`{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"22s"}]}}`,
+			Problem{Code: "429", Message: "m", Status: "RESOURCE_EXHAUSTED", Details: []byte(`[{"retryDelay":"22s"}]`)},
+		},
 		{`[{"error":{"code":400,"message":"m","status":"INVALID_ARGUMENT"}}]`, Problem{Code: "400", Message: "m", Status: "INVALID_ARGUMENT"}},
 		{"\n[\n {\"error\":{\"code\":400,\"message\":\"m\"}}\n, {}]\n", Problem{Code: "400", Message: "m"}},
 		// Azure.
-		{`{"error":{"message":"The response was filtered","type":null,"param":"prompt","code":"content_filter","status":400,"innererror":{"code":"ResponsibleAIPolicyViolation","message":"inner"}}}`,
-			Problem{Code: "content_filter", Param: "prompt", Message: "The response was filtered", Status: "400"}},
+		{
+			`{"error":{"message":"The response was filtered","type":null,"param":"prompt","code":"content_filter","status":400,"innererror":{"code":"ResponsibleAIPolicyViolation","message":"inner"}}}`,
+			Problem{Code: "content_filter", Param: "prompt", Message: "The response was filtered", Status: "400"},
+		},
 		{`{"error":{"code":"429","message":"Please retry after 6 seconds."}}`, Problem{Code: "429", Message: "Please retry after 6 seconds."}},
 		{`{"statusCode":401,"message":"Access denied"}`, Problem{Message: "Access denied"}},
 		// Compatible servers and proxies.

@@ -446,12 +446,34 @@ func TestNumber(t *testing.T) {
 		n   int64
 		ok  bool
 	}{
-		{"0", 0, true}, {"12", 12, true}, {"-3", -3, true}, {"12.0", 12, true}, {"-12.0", -12, true}, {"1e3", 1000, true},
-		{"9007199254740992", 1 << 53, true}, {"9007199254740993", 0, false}, {"-9007199254740993", 0, false},
-		{"9999999999999999", 0, false}, {"99999999999999999999", 0, false}, {"9007199254740994.0", 0, false}, {"-9007199254740994.0", 0, false}, {"1e300", 0, false}, {"-1e300", 0, false},
-		{"1e999999999", 0, false}, {"12.5", 0, false}, {`"12"`, 0, false}, {"null", 0, false}, {"true", 0, false},
-		{"", 0, false}, {"-", 0, false}, {"NaN", 0, false}, {"Infinity", 0, false}, {"-Infinity", 0, false}, {"1x", 0, false},
-		{"{}", 0, false}, {"0x10", 0, false},
+		{"0", 0, true},
+		{"12", 12, true},
+		{"-3", -3, true},
+		{"12.0", 12, true},
+		{"-12.0", -12, true},
+		{"1e3", 1000, true},
+		{"9007199254740992", 1 << 53, true},
+		{"9007199254740993", 0, false},
+		{"-9007199254740993", 0, false},
+		{"9999999999999999", 0, false},
+		{"99999999999999999999", 0, false},
+		{"9007199254740994.0", 0, false},
+		{"-9007199254740994.0", 0, false},
+		{"1e300", 0, false},
+		{"-1e300", 0, false},
+		{"1e999999999", 0, false},
+		{"12.5", 0, false},
+		{`"12"`, 0, false},
+		{"null", 0, false},
+		{"true", 0, false},
+		{"", 0, false},
+		{"-", 0, false},
+		{"NaN", 0, false},
+		{"Infinity", 0, false},
+		{"-Infinity", 0, false},
+		{"1x", 0, false},
+		{"{}", 0, false},
+		{"0x10", 0, false},
 	} {
 		if n, ok := number([]byte(tt.raw)); n != tt.n || ok != tt.ok {
 			t.Errorf("%s: got %d, %v", tt.raw, n, ok)
@@ -464,8 +486,15 @@ func TestText(t *testing.T) {
 		raw, s string
 		ok     bool
 	}{
-		{`""`, "", true}, {`"a"`, "a", true}, {`"a\n\u00e9\ud83d\ude00"`, "a\né😀", true}, {`"\ud83d"`, "\ufffd", true},
-		{`"\x"`, "", false}, {`12`, "", false}, {`"`, "", false}, {``, "", false}, {`null`, "", false},
+		{`""`, "", true},
+		{`"a"`, "a", true},
+		{`"a\n\u00e9\ud83d\ude00"`, "a\né😀", true},
+		{`"\ud83d"`, "\ufffd", true},
+		{`"\x"`, "", false},
+		{`12`, "", false},
+		{`"`, "", false},
+		{``, "", false},
+		{`null`, "", false},
 	} {
 		if s, ok := text([]byte(tt.raw)); s != tt.s || ok != tt.ok {
 			t.Errorf("%s: got %q, %v", tt.raw, s, ok)

@@ -151,12 +151,18 @@ func TestRequestForSplicesNothingElse(t *testing.T) {
 		{op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":null}`, model: "m", ask: true, want: `{"model":"m","stream":true,"stream_options":{"include_usage":true}}`},
 		{op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":{}}`, model: "m", ask: true, want: `{"model":"m","stream":true,"stream_options":{"include_usage":true}}`},
 		{op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":{ }}`, model: "m", ask: true, want: `{"model":"m","stream":true,"stream_options":{"include_usage":true }}`},
-		{op: ChatCompletions, body: `{"stream_options":{"include_obfuscation":false},"stream":true,"model":"m"}`, model: "n", ask: true,
-			want: `{"stream_options":{"include_usage":true,"include_obfuscation":false},"stream":true,"model":"n"}`},
-		{op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":{"a":1,"include_usage" : false ,"b":2}}`, model: "m", ask: true,
-			want: `{"model":"m","stream":true,"stream_options":{"a":1,"include_usage" : true ,"b":2}}`},
-		{op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":{"include_usage":null}}`, model: "m", ask: true,
-			want: `{"model":"m","stream":true,"stream_options":{"include_usage":true}}`},
+		{
+			op: ChatCompletions, body: `{"stream_options":{"include_obfuscation":false},"stream":true,"model":"m"}`, model: "n", ask: true,
+			want: `{"stream_options":{"include_usage":true,"include_obfuscation":false},"stream":true,"model":"n"}`,
+		},
+		{
+			op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":{"a":1,"include_usage" : false ,"b":2}}`, model: "m", ask: true,
+			want: `{"model":"m","stream":true,"stream_options":{"a":1,"include_usage" : true ,"b":2}}`,
+		},
+		{
+			op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":{"include_usage":null}}`, model: "m", ask: true,
+			want: `{"model":"m","stream":true,"stream_options":{"include_usage":true}}`,
+		},
 		{op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":{"include_usage":true}}`, model: "m", ask: true},
 		// Options that the upstream has to refuse stay as they are.
 		{op: ChatCompletions, body: `{"model":"m","stream":true,"stream_options":5}`, model: "m", ask: true},
@@ -202,8 +208,10 @@ func TestRequestForWithTheModelInThePath(t *testing.T) {
 		{"/v1beta/models/g:embedContent", `{"model":"models/secret","content":{}}`, "g", `{"model":"models/g","content":{}}`},
 		{"/v1beta/models/g:embedContent", `{"model":"models/g","content":{}}`, "h", `{"model":"models/h","content":{}}`},
 		{"/v1beta/models/g:embedContent", `{"model":"g"}`, "h", `{"model":"h"}`},
-		{"/v1beta/models/g:batchEmbedContents", `{"requests":[{"model":"models/g","content":{"model":"x"}}, {"content":{}},{"model": "models/secret" },{"model":null}]}`, "h",
-			`{"requests":[{"model":"models/h","content":{"model":"x"}}, {"content":{}},{"model": "models/h" },{"model":"h"}]}`},
+		{
+			"/v1beta/models/g:batchEmbedContents", `{"requests":[{"model":"models/g","content":{"model":"x"}}, {"content":{}},{"model": "models/secret" },{"model":null}]}`, "h",
+			`{"requests":[{"model":"models/h","content":{"model":"x"}}, {"content":{}},{"model": "models/h" },{"model":"h"}]}`,
+		},
 		{"/v1beta/models/g:batchEmbedContents", `{"requests":[{"model":"models/g"},{"model":"models/g"}]}`, "g", `{"requests":[{"model":"models/g"},{"model":"models/g"}]}`},
 		{"/v1beta/models/g:batchEmbedContents", `{"requests":[1,"model"],"model":"models/g"}`, "h", `{"requests":[1,"model"],"model":"models/h"}`},
 		{"/v1beta/models/g:countTokens", ` {"x":1,"generateContentRequest":{"contents":[],"model":"models/g"},"model":"models/g"}`, "h", ` {"x":1,"generateContentRequest":{"contents":[],"model":"models/h"},"model":"models/h"}`},
@@ -347,8 +355,10 @@ func field(name, value string) [2]string {
 	return [2]string{`Content-Disposition: form-data; name="` + name + `"`, value}
 }
 
-var filePart = [2]string{"Content-Disposition: form-data; name=\"file\"; filename=\"a \\\"b\\\" ü;.mp3\"\r\nContent-Type: audio/mpeg",
-	"ID3\x00\r\n--not\r\nmodel\r\n\r\n--xyz\r\n\x00\xff\r\n-"}
+var filePart = [2]string{
+	"Content-Disposition: form-data; name=\"file\"; filename=\"a \\\"b\\\" ü;.mp3\"\r\nContent-Type: audio/mpeg",
+	"ID3\x00\r\n--not\r\nmodel\r\n\r\n--xyz\r\n\x00\xff\r\n-",
+}
 
 func form1(contentType, body string) *Request {
 	r := request(Transcriptions, body)
@@ -552,8 +562,10 @@ func TestRequestOpening(t *testing.T) {
 
 func TestRequestDropReasoning(t *testing.T) {
 	for _, tt := range []struct{ input, want string }{
-		{`[{"type":"message","role":"user","content":"a"},{"type":"reasoning","id":"rs","encrypted_content":"x"} , {"type":"function_call","name":"reasoning"}]`,
-			`[{"type":"message","role":"user","content":"a"},{"type":"function_call","name":"reasoning"}]`},
+		{
+			`[{"type":"message","role":"user","content":"a"},{"type":"reasoning","id":"rs","encrypted_content":"x"} , {"type":"function_call","name":"reasoning"}]`,
+			`[{"type":"message","role":"user","content":"a"},{"type":"function_call","name":"reasoning"}]`,
+		},
 		{`[{"encrypted_content":"x","type":"reasoning"}]`, `[]`},
 		{`[{"role":"user","content":"\"type\":\"reasoning\""}]`, ``},
 		{`[]`, ``},

@@ -11,6 +11,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -350,6 +352,35 @@ func TestOwnFaultsAreNotRetried(t *testing.T) {
 		if n := len(mock.Quiet(t)); a.status != status || n != 1 {
 			t.Errorf("%d became %d after %d attempts", status, a.status, n)
 		}
+	}
+}
+
+// An answer is held back for a while as long as it can still be healed. One whose
+// content comes just when that time is over must pass like any other.
+func TestContentAtTheEndOfTheHold(t *testing.T) {
+	mock := harness.StartOpenAI(t)
+	c := oneKey(mock)
+	c.Quiet = true
+	gateway := harness.StartGateway(t, c)
+	var (
+		wg   sync.WaitGroup
+		cut  atomic.Int64
+		last atomic.Value
+	)
+	for i := range 400 {
+		wg.Go(func() {
+			// The role comes after half of the time, the content after all of it.
+			model := fmt.Sprintf("mock-chat+words=3+slow=%d", 99+i%3)
+			a := post(t, gateway.URL+"/v1/chat/completions", alice, chat(model, fmt.Sprint(i), streamed))
+			if a.status != 200 || a.err != nil || !strings.HasSuffix(string(a.body), "data: [DONE]\n\n") {
+				cut.Add(1)
+				last.Store(fmt.Sprintf("%d, %v: %s", a.status, a.err, a.body))
+			}
+		})
+	}
+	wg.Wait()
+	if n := cut.Load(); n > 0 {
+		t.Errorf("%d of 400 healthy answers were cut, one of them: %v", n, last.Load())
 	}
 }
 

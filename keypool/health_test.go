@@ -43,7 +43,9 @@ func TestThreeDifferentRequestsInARowCoolAKey(t *testing.T) {
 		r.serves("a", "m", false)
 	})
 	for _, v := range []Verdict{
-		{Class: Served}, {Class: Neutral}, {Class: ModelOff, Model: "other"},
+		{Class: Served},
+		{Class: Neutral},
+		{Class: ModelOff, Model: "other"},
 		{Class: Limited, Model: "other"},
 	} {
 		t.Run(v.Class.String()+" ends the row", func(t *testing.T) {

@@ -302,7 +302,7 @@ func TestWaitSeesKeysReturn(t *testing.T) {
 		}
 		time.Sleep(time.Minute - 1)
 		q.saw()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		q.saw("0 up/b")
 		time.Sleep(time.Minute)
 		q.saw("1 up/c")
@@ -500,7 +500,7 @@ func TestLastResortWaitsForARefusedKey(t *testing.T) {
 		q.lease["2"].Release()
 		time.Sleep(10*time.Second - 1)
 		q.saw()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		q.saw("3 up/a")
 		q.empty()
 	})

@@ -340,7 +340,7 @@ func randomLine(t *testing.T, seed uint64, steps int) {
 
 		synctest.Wait()
 		var next []*request
-		var numbers = map[int]int{}
+		numbers := map[int]int{}
 		for _, q := range waiting {
 			select {
 			case r := <-q.result:

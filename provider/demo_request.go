@@ -43,8 +43,10 @@ func knows(model string) error {
 		return malformed("model", "model: the name of a model is missing")
 	}
 	if _, ok := demoModels[model]; !ok {
-		return &dialect.Error{Fault: dialect.NoModel, Param: "model",
-			Message: fmt.Sprintf("the demo has no model %.100q", model)}
+		return &dialect.Error{
+			Fault: dialect.NoModel, Param: "model",
+			Message: fmt.Sprintf("the demo has no model %.100q", model),
+		}
 	}
 	return nil
 }

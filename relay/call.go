@@ -121,7 +121,9 @@ func (r *Relay) Serve(w http.ResponseWriter, in *http.Request, found *dialect.Ca
 	c.req.ContentType = in.Header.Get("Content-Type")
 	defer c.till()
 	if err := c.readBody(); err != nil {
-		w.Header()["Connection"] = closeConn
+		if in.ProtoMajor == 1 {
+			w.Header()["Connection"] = closeConn
+		}
 		c.refuse(r.bodyError(err))
 		return
 	}

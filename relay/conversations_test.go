@@ -302,3 +302,28 @@ func TestStoredResponsesOfAMendedKey(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Why a stored response cannot be had is the state of its own key, and when it
+// can is that key's return, however the others are.
+func TestStoredResponseNamesItsOwnKeysWait(t *testing.T) {
+	s := newSetup(t)
+	m := newMock(t)
+	s.upstream("a", m.URL, "a1 a2 a3")
+	m.on("a1", says(200, responseAnswer("resp_1")), fails(429, "limit", "Retry-After", "90"), nil)
+	m.on("a2", fails(429, "limit", "Retry-After", "5"))
+	m.on("a3", fails(401, ""))
+	g := s.start()
+	follow := func() got {
+		return g.post("/v1/responses", `{"model":"gpt-5","input":"x","previous_response_id":"resp_1"}`)
+	}
+	g.post("/v1/responses", `{"model":"gpt-5","input":"x"}`).wants(t, 200, "resp_1")
+	g.post("/v1/responses", `{"model":"gpt-5","input":"y"}`).wants(t, 502, "credential") // of a3, after the limits of the others
+	calls := len(m.seen())
+	res := follow()
+	res.wants(t, 429, "over a limit")
+	if got := res.header.Get("Retry-After"); got != "90" || len(m.seen()) != calls {
+		t.Errorf("Retry-After %q after %d calls", got, len(m.seen())-calls)
+	}
+	s.clock.advance(90 * time.Second)
+	follow().wants(t, 200, "")
+}

@@ -26,7 +26,7 @@ vulnerabilities=skip
 if tool govulncheck -version | grep -q '^DB updated:'; then
 	vulnerabilities=look
 else
-	echo 'lint: govulncheck skipped: its database, https://vuln.go.dev, cannot be reached'
+	echo 'lint: govulncheck skipped: its database cannot be reached'
 fi
 
 for mod in go.mod */go.mod; do

@@ -119,16 +119,26 @@ func TestDamageIsPassedOverAndTold(t *testing.T) {
 		change func(l *testLog, b []byte) []byte
 		want   []int
 	}{
-		{"a bit", func(l *testLog, b []byte) []byte { b[l.offsets[5]+40] ^= 1; return b },
-			append(append(count(1, 4), -5, -5), count(6, 20)...)},
-		{"a sequence number", func(l *testLog, b []byte) []byte { b[l.offsets[5]+8]++; return b },
-			append(append(count(1, 4), -5, -5), count(6, 20)...)},
-		{"a length", func(l *testLog, b []byte) []byte { b[l.offsets[5]+5] = 0xff; return b },
-			append(append(count(1, 4), -5, -5), count(6, 20)...)},
-		{"zeros in the middle", func(l *testLog, b []byte) []byte { clear(b[l.offsets[5]:l.offsets[9]]); return b },
-			append(append(count(1, 4), -5, -8), count(9, 20)...)},
-		{"the first record", func(l *testLog, b []byte) []byte { clear(b[l.offsets[1]:l.offsets[2]]); return b },
-			append([]int{-1, -1}, count(2, 20)...)},
+		{
+			"a bit", func(l *testLog, b []byte) []byte { b[l.offsets[5]+40] ^= 1; return b },
+			append(append(count(1, 4), -5, -5), count(6, 20)...),
+		},
+		{
+			"a sequence number", func(l *testLog, b []byte) []byte { b[l.offsets[5]+8]++; return b },
+			append(append(count(1, 4), -5, -5), count(6, 20)...),
+		},
+		{
+			"a length", func(l *testLog, b []byte) []byte { b[l.offsets[5]+5] = 0xff; return b },
+			append(append(count(1, 4), -5, -5), count(6, 20)...),
+		},
+		{
+			"zeros in the middle", func(l *testLog, b []byte) []byte { clear(b[l.offsets[5]:l.offsets[9]]); return b },
+			append(append(count(1, 4), -5, -8), count(9, 20)...),
+		},
+		{
+			"the first record", func(l *testLog, b []byte) []byte { clear(b[l.offsets[1]:l.offsets[2]]); return b },
+			append([]int{-1, -1}, count(2, 20)...),
+		},
 		{"torn end", func(l *testLog, b []byte) []byte { return b[:l.offsets[20]+30] }, count(1, 19)},
 		{"torn end before zeros", func(l *testLog, b []byte) []byte {
 			clear(b[l.offsets[20]+30:])

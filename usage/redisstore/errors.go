@@ -46,7 +46,7 @@ var replies = []struct {
 // what is wrong in the words of package usage and what to do. It adds no
 // credentials to what the error says, and servers do not repeat them.
 func (s *Store) explain(err error) error {
-	class, advice := classify(err)
+	advice, class := classify(err)
 	if advice == silent && s.tls {
 		advice += "; if it never does, it may speak no TLS: use redis:// in place of rediss://"
 	}
@@ -59,10 +59,10 @@ func (s *Store) explain(err error) error {
 // silent is the advice about a server that does not answer.
 const silent = "it does not answer in time"
 
-func classify(err error) (class error, advice string) {
+func classify(err error) (advice string, class error) {
 	for _, r := range replies {
 		if said(err, r.begin) {
-			return r.class, r.advice
+			return r.advice, r.class
 		}
 	}
 
@@ -73,22 +73,22 @@ func classify(err error) (class error, advice string) {
 	var errno syscall.Errno
 	switch {
 	case errors.Is(err, redis.ErrClosed):
-		return usage.ErrClosed, "it was let go"
+		return "it was let go", usage.ErrClosed
 	case errors.As(err, &handshake):
-		return usage.ErrUnreachable, "it does not speak TLS: use redis:// in place of rediss://"
+		return "it does not speak TLS: use redis:// in place of rediss://", usage.ErrUnreachable
 	case errors.As(err, &certificate):
-		return usage.ErrUnreachable, "its certificate is not trusted"
+		return "its certificate is not trusted", usage.ErrUnreachable
 	case errors.As(err, &dial) && dial.Op == "dial":
-		return usage.ErrUnreachable, "is it running, and is the address right?"
+		return "is it running, and is the address right?", usage.ErrUnreachable
 	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, context.DeadlineExceeded),
 		errors.As(err, &network) && network.Timeout():
-		return usage.ErrUnreachable, silent
+		return silent, usage.ErrUnreachable
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial), errors.As(err, &errno):
-		return usage.ErrUnreachable, "the connection broke; if it always does, the server may want rediss://"
+		return "the connection broke; if it always does, the server may want rediss://", usage.ErrUnreachable
 	case strings.Contains(err.Error(), "all sentinels specified"): // it has no name
-		return usage.ErrUnreachable, "no sentinel names a master: check the addresses and the master's name"
+		return "no sentinel names a master: check the addresses and the master's name", usage.ErrUnreachable
 	}
-	return nil, ""
+	return "", nil
 }
 
 // said reports whether err is, or wraps, an error reply that begins with a word.

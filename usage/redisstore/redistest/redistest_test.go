@@ -109,6 +109,7 @@ func (r *recorder) Fatal(args ...any) {
 	r.said = fmt.Sprint(args...)
 	runtime.Goexit()
 }
+
 func (r *recorder) Fatalf(format string, args ...any) {
 	r.said = fmt.Sprintf(format, args...)
 	runtime.Goexit()
