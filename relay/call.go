@@ -121,7 +121,7 @@ func (r *Relay) Serve(w http.ResponseWriter, in *http.Request, found *dialect.Ca
 	c.req.ContentType = in.Header.Get("Content-Type")
 	defer c.till()
 	if err := c.readBody(); err != nil {
-		if in.ProtoMajor == 1 {
+		if in.ProtoMajor < 2 {
 			w.Header()["Connection"] = closeConn
 		}
 		c.refuse(r.bodyError(err))

@@ -587,6 +587,28 @@ func TestWriteFails(t *testing.T) {
 	})
 }
 
+// Also when only the last piece cannot be written: what was settled stays.
+func TestLastWriteFails(t *testing.T) {
+	for kind, answer := range map[string]string{"application/json": chatAnswer, "text/event-stream": chunkRole + chunkWord + chunkFinish + chunkUsage + chunkDone} {
+		s := newSetup(t)
+		a := s.upstream("a", "http://a.example", "a1", withTransport(func(*http.Request) (*http.Response, error) {
+			return respond(200, kind, readCloser(answer)), nil
+		}))
+		r, books, _ := s.make()
+		call, in, _ := inMemory("/v1/chat/completions", streamBody)
+		w, trace := newSink(), Trace{Request: "r"}
+		w.err = errors.New("broken pipe")
+		func() {
+			defer func() { _ = recover() }()
+			r.Serve(w, in, call, s.client, "", &trace)
+		}()
+		if rec := books.records()[0]; rec.Outcome != usage.Served || rec.Tokens.Output != 2 || trace.Outcome != usage.Served {
+			t.Errorf("%+v", rec)
+		}
+		wantIdle(t, a)
+	}
+}
+
 // The key is reported to serve with the first content, not at the answer's end:
 // others may be waiting to know. A cut after that is held against nobody.
 func TestServedWithFirstContent(t *testing.T) {

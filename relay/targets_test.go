@@ -299,7 +299,7 @@ func TestListing(t *testing.T) {
 
 func TestServeModels(t *testing.T) {
 	s := newSetup(t)
-	s.upstream("openai", url1, "a", withModels("gpt-5"))
+	s.upstream("openai", url1, "a", withModels("gpt-5", "gpt-*"))
 	s.upstream("box", url1, "b", withCatalog("org/qwen"))
 	g := s.start()
 	get := func(path string, header ...string) got {
@@ -321,6 +321,8 @@ func TestServeModels(t *testing.T) {
 		{"/v1/models/openai/gpt-5", "", 200, `"id":"openai/gpt-5"`}, // as requests may spell it
 		{"/v1/models/box/org/qwen", "", 200, `"id":"box/org/qwen"`},
 		{"/v1/models/openai/qwen", "", 404, "model_not_found"},
+		{"/v1/models/openai/gpt-6", "", 404, "model_not_found"}, // nobody knows of it, though it would be tried
+		{"/v1/models/openai/gpt-*", "", 404, "model_not_found"},
 		{"/v1/models/unheard-of", "", 404, "model_not_found"},
 		{"/v1/models/box/unheard-of", "", 404, "model_not_found"},
 		{"/v1/models/unheard-of", "2023-06-01", 404, "not_found_error"},
