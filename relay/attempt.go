@@ -168,8 +168,12 @@ const (
 
 // refused ends an attempt whose answer has no status of success.
 func (c *call) refused(res *http.Response, sent http.Header) outcome {
-	c.down.timer.Reset(refusalTimeout)
-	body, err := io.ReadAll(io.LimitReader(decoded(res), maxRefusal))
+	c.down.arm(refusalTimeout)
+	var body []byte
+	var err error
+	if res.StatusCode != http.StatusSwitchingProtocols { // what follows is the bare connection, which no timer ends
+		body, err = io.ReadAll(io.LimitReader(decoded(res), maxRefusal))
+	}
 	if err != nil && c.in.Context().Err() != nil {
 		c.rec.Outcome, c.rec.Source = usage.Left, usage.Upstream
 		return outcome{gone: true}

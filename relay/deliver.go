@@ -37,7 +37,7 @@ func (c *call) deliver(res *http.Response) (o outcome, done bool) {
 	n := 0         // bytes in the window
 	for {
 		if flows && !c.answer.Terminal {
-			d.timer.Reset(c.idle())
+			d.arm(c.idle())
 		}
 		d.reading.Store(true)
 		m, err := src.Read(d.window[n:])
@@ -225,7 +225,7 @@ func (c *call) pass(p *passing, ready []byte, err error) (ended bool) {
 func (c *call) linger() {
 	if !c.lingers {
 		c.lingers = true
-		c.down.timer.Reset(lingering)
+		c.down.arm(lingering)
 	}
 }
 

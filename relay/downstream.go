@@ -35,7 +35,8 @@ var largeWindows = sync.Pool{New: func() any { return new([largeWindow]byte) }}
 // goroutine and the timer may both act, and do so behind the lock.
 type downstream struct {
 	timer   *time.Timer
-	reading atomic.Bool // the upstream is waited for, and not the client
+	due     atomic.Int64 // when the timer means it, since epoch
+	reading atomic.Bool  // the upstream is waited for, and not the client
 
 	mu     sync.Mutex
 	phase  phase
@@ -58,6 +59,16 @@ const (
 	holding              // the header and what came behind it
 	flowing              // to the client; nothing can be healed
 )
+
+// epoch is what due is counted from.
+var epoch = time.Now()
+
+// arm sets the timer. A call of it that is already under way finds that it is not
+// meant any more.
+func (d *downstream) arm(wait time.Duration) {
+	d.due.Store(int64(time.Since(epoch) + wait))
+	d.timer.Reset(wait)
+}
 
 // startWatchdog starts the watchdog over an attempt.
 func (c *call) startWatchdog(d time.Duration) {
@@ -90,9 +101,8 @@ func (d *downstream) start(c *call, wait time.Duration) {
 	d.reading.Store(true)
 	if d.timer == nil {
 		d.timer = time.AfterFunc(wait, d.bark)
-	} else {
-		d.timer.Reset(wait)
 	}
+	d.arm(wait)
 }
 
 func (d *downstream) stop() bool {
@@ -111,13 +121,16 @@ func (d *downstream) hold(res *http.Response) {
 	}
 	d.phase, d.res = holding, res
 	d.held, d.window, d.err = d.held[:0], d.small, nil
-	d.timer.Reset(maxHold)
+	d.arm(maxHold)
 }
 
 // bark is the timer's call.
 func (d *downstream) bark() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if int64(time.Since(epoch)) < d.due.Load() {
+		return
+	}
 	switch c := d.call; d.phase {
 	case waiting, flowing:
 		// Time that the client takes to read is not the upstream's.
@@ -125,7 +138,7 @@ func (d *downstream) bark() {
 			c.cancel(errSilent)
 		}
 	case holding:
-		d.timer.Reset(c.idle())
+		d.arm(c.idle())
 		c.commit()
 		c.forward(nil, true)
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"net/http"
@@ -47,13 +48,19 @@ func (c *call) refusalOf(status int, h http.Header, body []byte, p *dialect.Prob
 		kept.err = &dialect.Error{Fault: dialect.BadUpstream, Message: "the upstream refuses the gateway's credential"}
 	case status >= 300 && status < 400:
 		kept.err = &dialect.Error{Fault: dialect.BadUpstream, Message: "the upstream answered with a redirect, which is not followed"}
-	case p.Type == "" && p.Code == "" && p.Status == "", len(body) == 0, len(body) == maxRefusal, status < 400, status > 599,
+	case p.Type == "" && p.Code == "" && p.Status == "", !isObject(body), len(body) == maxRefusal, status < 400, status > 599,
 		status == 529 && c.dialect != dialect.Messages:
 		// HTML, plain text, nothing at all, the form of another service, or not
 		// what this client's SDK knows.
 		kept.err = foreign(status, p)
 	}
 	return kept
+}
+
+// isObject says whether a body may be a JSON object.
+func isObject(body []byte) bool {
+	body = bytes.TrimLeft(body, " \t\r\n")
+	return len(body) > 0 && body[0] == '{'
 }
 
 // foreign spells in the client's dialect a refusal that was in no dialect.

@@ -595,7 +595,7 @@ func inMemory(path, body string) (*dialect.Call, *http.Request, context.CancelFu
 	at, _ := url.Parse(path)
 	ctx, leave := context.WithCancel(context.Background())
 	return &call, (&http.Request{
-		Method: "POST", URL: at, Header: http.Header{"Content-Type": {"application/json"}},
+		Method: "POST", URL: at, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{"Content-Type": {"application/json"}},
 		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
 	}).WithContext(ctx), leave
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -321,5 +322,136 @@ func TestFourthAttemptAtAFailingKey(t *testing.T) {
 				wantIdle(t, a)
 			})
 		})
+	}
+}
+
+// Upstreams that do what no HTTP server would. Every case has a decided end, the
+// gateway stays healthy, and the bubble sees that nothing is left behind.
+func TestBrokenUpstreams(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+	good := head + "Content-Length: " + whole + "\r\n\r\n" + chatAnswer
+	// afterHead answers once the request's header is there, and closes.
+	afterHead := func(answer string) func(net.Conn) {
+		return func(c net.Conn) {
+			_, _ = http.ReadRequest(bufio.NewReader(c))
+			_, _ = io.WriteString(c, answer)
+		}
+	}
+	large := `{"model":"gpt-5","messages":[{"role":"user","content":"` + strings.Repeat("word ", 1<<20) + `"}]}`
+	for _, tt := range []struct {
+		name   string
+		serve  func(net.Conn)
+		body   string
+		status int
+		text   string
+		tried  int // attempts
+		took   time.Duration
+	}{
+		{name: "an answer before the request was sent", serve: early(good), body: large, status: 200, text: "hi", tried: 1},
+		{name: "a refusal before the request was sent", serve: early("HTTP/1.1 413 Too Large\r\nContent-Type: application/json\r\nContent-Length: 53\r\n\r\n" + `{"error":{"message":"too large","type":"t","code":"c"}}`[:53]), body: large, status: 413, text: "too large", tried: 1},
+		{name: "many 1xx", serve: afterHead(strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 100) + good), status: 200, text: "hi", tried: 1},
+		{name: "1xx without end", serve: flood("HTTP/1.1 103 Early Hints\r\nLink: </" + strings.Repeat("x", 1000) + ">\r\n\r\n"), status: 200, text: "well", tried: 2},
+		{name: "another protocol, and silence", serve: stays("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), status: 200, text: "well", tried: 2},
+		{name: "another protocol without its name", serve: stays("HTTP/1.1 101 Switching Protocols\r\n\r\n"), status: 200, text: "well", tried: 2},
+		{name: "two answers", serve: afterHead(good + strings.Replace(good, `"hi"`, `"no"`, 1)), status: 200, text: "hi", tried: 1},
+		{name: "a header that ends", serve: afterHead("HTTP/1.1 200 OK\r\nContent-Ty"), status: 200, text: "well", tried: 2},
+		{name: "a header that changes its mind", serve: afterHead("HTTP/1.1 200 OK\r\nContent-Type: app" + "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"), status: 200, text: "well", tried: 2},
+		{name: "a header in which another answer begins", serve: afterHead("HTTP/1.1 200 OK\r\nHTTP/1.1 500 Oops\r\n\r\n"), status: 200, text: "well", tried: 2},
+		{name: "two lengths", serve: afterHead(head + "Content-Length: 5\r\nContent-Length: 7\r\n\r\n{\"a\":1}"), status: 200, text: "well", tried: 2},
+		{name: "a length below zero", serve: afterHead(head + "Content-Length: -1\r\n\r\n{}"), status: 200, text: "well", tried: 2},
+		{name: "a header without end", serve: flood("X: " + strings.Repeat("y", 1000) + "\r\n"), status: 200, text: "well", tried: 2},
+		{name: "a header that stops", serve: stays("HTTP/1.1 200 OK\r\nContent-Ty"), status: 200, text: "well", tried: 2, took: time.Minute},
+		{name: "a refusal that stops", serve: stays("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\n{\"err"), status: 200, text: "well", tried: 2, took: refusalTimeout},
+		{name: "silence", serve: stays(""), status: 200, text: "well", tried: 2, took: time.Minute},
+		{name: "JSON that is called a stream", serve: afterHead(strings.Replace(good, "application/json", "text/event-stream", 1)), status: 200, text: "well", tried: 2},
+		{name: "a stream that is called JSON", serve: afterHead(head + "\r\n" + chunkRole + chunkWord + chunkFinish + chunkDone), status: 200, text: "word", tried: 1},
+		{name: "HTML that is called JSON", serve: afterHead("HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\n\r\n<html><body>no</body></html>"), status: 400, text: `"type":"invalid_request_error"`, tried: 1},
+		{name: "JSON that is called HTML", serve: afterHead("HTTP/1.1 400 Bad\r\nContent-Type: text/html\r\n\r\n" + problem("bad_thing", "no")), status: 400, text: "bad_thing", tried: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSetup(t)
+				s.config.Now = time.Now
+				broken, sound := newWire(), newWire()
+				go func() {
+					for {
+						c, err := broken.Accept()
+						if err != nil {
+							return
+						}
+						go func() {
+							defer c.Close()
+							tt.serve(c)
+						}()
+					}
+				}()
+				sound.serve(t, func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					says(200, strings.Replace(chatAnswer, `"hi"`, `"well"`, 1))(w, r)
+				})
+				a := s.upstream("a", "http://a.example", "a1", synctestClock, withTransport(broken.transport(t).RoundTrip))
+				b := s.upstream("b", "http://b.example", "b1", synctestClock, withTransport(sound.transport(t).RoundTrip))
+				a.FirstByte = time.Minute
+				s.config.Retries = 1
+				s.route("gpt-5", keypool.First, RouteTarget{Upstream: "a", Model: "gpt-5"}, RouteTarget{Upstream: "b", Model: "gpt-5"})
+				r, books, _ := s.make()
+				if tt.body == "" {
+					tt.body = chatBody
+				}
+				for range 2 { // the second meets what the first has left behind
+					begin := time.Now()
+					q := s.run(r, "/v1/chat/completions", tt.body)
+					<-q.done
+					q.leave()
+					if q.sink.status != tt.status || !strings.Contains(q.sink.body.String(), tt.text) || q.aborted || q.trace.Attempts != tt.tried {
+						t.Errorf("%d after %s: %.300s", q.sink.status, books.outcomes(), q.sink.body.String())
+					}
+					if got := time.Since(begin); got != tt.took {
+						t.Errorf("took %v, want %v", got, tt.took)
+					}
+					synctest.Wait()
+				}
+				if n := r.buffered.Load(); n != 0 {
+					t.Errorf("%d bytes of bodies are still counted", n)
+				}
+				wantIdle(t, a, b)
+			})
+		})
+	}
+}
+
+// early answers when the request's header has come, and then takes the rest.
+func early(answer string) func(net.Conn) {
+	return func(c net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, answer)
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+}
+
+// flood answers with the same again and again until the gateway has had enough.
+func flood(piece string) func(net.Conn) {
+	return func(c net.Conn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		if strings.HasPrefix(piece, "X") {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n")
+		}
+		for {
+			if _, err := io.WriteString(c, piece); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// stays says what it has to say and then nothing, until the gateway has gone.
+func stays(answer string) func(net.Conn) {
+	return func(c net.Conn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		_, _ = io.WriteString(c, answer)
+		_, _ = io.Copy(io.Discard, c)
 	}
 }

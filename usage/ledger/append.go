@@ -60,6 +60,8 @@ const (
 	maxUnsynced = 64 << 20
 	// maxMem is how much memory is kept from one segment for the next.
 	maxMem = 4 << 20
+	// patience is how long a caller waits for the disk.
+	patience = 10 * time.Second
 	// mendEvery is how often trouble is looked after.
 	mendEvery = time.Second
 )

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -448,9 +450,13 @@ func TestFailedSyncMovesOpenAttempts(t *testing.T) {
 			}
 			return fine
 		})
+		l.mu.Lock()
+		bad := disk.names[l.current().path]
+		l.mu.Unlock()
 		time.Sleep(time.Second)
 		a.attempts(t, l, 1000, 2000)
 		kill(l)
+		bad.data = bad.durable // what the disk really has
 		l = open(t, c)
 		if s := l.Stats(); !failed || s.Recovered != 1 || s.Doubtful != 0 || s.Gaps != 0 {
 			t.Errorf("%+v", s)
@@ -465,13 +471,255 @@ func TestFailedSyncMovesOpenAttempts(t *testing.T) {
 	})
 }
 
+// A file that takes nothing more is left for another one.
+func TestRottenSegmentIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, store := newMemFS(), storetest.NewMemory()
+		c := Config{Dir: "d", Store: store, FS: disk}
+		l := open(t, c)
+		synctest.Wait() // a spare segment is ready
+		var a account
+		a.attempts(t, l, 1, 10)
+		r := attemptNo(500)
+		l.Reserve(r)
+		l.mu.Lock()
+		disk.names[l.current().path].rotten = true
+		l.mu.Unlock()
+		end(r, 500)
+		l.Settle(r)
+		a.add(r)
+		if s := l.Stats(); s.Held != 0 || s.Trouble != "" {
+			t.Errorf("%+v", s)
+		}
+		a.attempts(t, l, 11, 20)
+		shut(t, l)
+		a.check(t, store)
+	})
+}
+
+// The names of new segments are not on the disk: that is trouble, until they are.
+func TestDirectoryThatCannotBeSynced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, store := newMemFS(), storetest.NewMemory()
+		l := open(t, Config{Dir: "d", Store: store, FS: disk, SegmentBytes: minSegmentBytes, Durability: Strict})
+		var a account
+		broken := true
+		disk.onCall(func(n int, op string) fault {
+			if op == "syncdir" && broken {
+				return fails
+			}
+			return fine
+		})
+		var err error
+		for n := 0; n < 1000 && err == nil; n++ {
+			r := attemptNo(n)
+			if err = l.Reserve(r); err == nil {
+				end(r, n)
+				l.Settle(r)
+				a.add(r)
+			}
+		}
+		if !errors.Is(err, ErrFull) || !errors.Is(err, errDisk.Err) {
+			t.Errorf("reserve: %v", err)
+		}
+		disk.onCall(nil)
+		time.Sleep(3 * mendEvery)
+		a.attempts(t, l, 2000, 2100)
+		shut(t, l)
+		got := totals(t, store)
+		if got != a.sum {
+			t.Errorf("%d of %d attempts", got[usage.Attempts], a.sum[usage.Attempts])
+		}
+	})
+}
+
+// A disk that does not end its syncs takes no further attempts once there is much
+// in memory, and takes the ends of those that are open.
+func TestDiskThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, store := &hangingFS{memFS: newMemFS(), gate: make(chan struct{})}, storetest.NewMemory()
+		l := open(t, Config{Dir: "d", Store: store, FS: disk, SegmentBytes: 96 << 20})
+		synctest.Wait() // a spare segment is ready
+		disk.hangs.Store(true)
+		var under []*usage.Record
+		var a account
+		var err error
+		long := strings.Repeat("long", 64)
+		for n := 0; n < 100_000 && err == nil; n++ {
+			r := attemptNo(n)
+			r.Request, r.Asked, r.Client, r.Group, r.Upstream, r.Key, r.Model, r.Operation = long, long, long, long, long, long, long, long
+			if err = l.Reserve(r); err == nil {
+				if under = append(under, r); n > 1000 {
+					end(r, n)
+					l.Settle(r)
+					a.add(r)
+				}
+			}
+		}
+		if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "too slow") {
+			t.Errorf("after %d: %v", len(under), err)
+		}
+		for n, r := range under[:1001] {
+			end(r, n)
+			l.Settle(r)
+			a.add(r)
+		}
+		close(disk.gate)
+		time.Sleep(time.Second)
+		a.attempts(t, l, 1, 10)
+		shut(t, l)
+		a.check(t, store)
+	})
+}
+
+// Nobody waits for ever for a disk that hangs.
+func TestStrictDiskThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, store := &hangingFS{memFS: newMemFS(), gate: make(chan struct{})}, storetest.NewMemory()
+		l := open(t, Config{Dir: "d", Store: store, FS: disk, Durability: Strict})
+		synctest.Wait()
+		var a account
+		r := attemptNo(1)
+		if err := l.Reserve(r); err != nil {
+			t.Fatal(err)
+		}
+		disk.hangs.Store(true)
+		start := time.Now()
+		end(r, 1)
+		l.Settle(r)
+		a.add(r)
+		if err := l.Reserve(attemptNo(2)); !errors.Is(err, ErrFull) {
+			t.Error(err)
+		}
+		if d := time.Since(start); d != 2*patience {
+			t.Errorf("waited for %v", d)
+		}
+		close(disk.gate)
+		a.attempts(t, l, 3, 4)
+		shut(t, l)
+		a.check(t, store)
+	})
+}
+
+// hangingFS hangs in the sync of segments, once it is told to, until its gate is
+// open.
+type hangingFS struct {
+	*memFS
+	hangs atomic.Bool
+	gate  chan struct{}
+}
+
+type hangingFile struct {
+	File
+	fs *hangingFS
+}
+
+func (h *hangingFS) Open(name string, flag int) (File, error) {
+	f, err := h.memFS.Open(name, flag)
+	return hangingFile{f, h}, err
+}
+
+func (f hangingFile) Sync() error {
+	if f.fs.hangs.Load() {
+		<-f.fs.gate
+	}
+	return f.File.Sync()
+}
+
+// What a process wrote and did not sync is brought to the disk by the next one
+// before the store gets it.
+func TestLossOfPowerAfterACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, store := newMemFS(), storetest.NewMemory()
+		c := Config{Dir: "d", Store: store, FS: disk, SegmentBytes: minSegmentBytes}
+		var a account
+		l := open(t, c)
+		a.attempts(t, l, 1, 100)
+		kill(l)
+		l = open(t, c)
+		flush(t, l)
+		a.check(t, store)
+		c.FS = disk.losePower(rand.New(rand.NewPCG(5, 5)))
+		kill(l)
+		l = open(t, c)
+		flush(t, l)
+		if v := verify(t, l); !v.Equal() || v.Unsure || streams(t, store) != 1 {
+			t.Errorf("%+v", v)
+		}
+		a.check(t, store)
+		shut(t, l)
+	})
+}
+
+// The last segment holds nothing that can be read, and the one before has lost
+// its end.
+func TestLastSegmentIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		c := Config{Dir: "d", Store: down{}, FS: disk, SegmentBytes: minSegmentBytes}
+		var a account
+		l := open(t, c)
+		a.attempts(t, l, 1, 500)
+		kill(l)
+		spans, _ := listSpans(disk, "d")
+		last, before := disk.names[spans[len(spans)-1].path], disk.names[spans[len(spans)-2].path]
+		clear(last.data[segmentHeader:])
+		clear(before.data[len(before.data)-2000:])
+		l = open(t, c)
+		s := l.Stats()
+		if s.Gaps != 1 || s.Last < spans[len(spans)-1].first || s.Missing == 0 {
+			t.Errorf("%+v", s)
+		}
+		a.attempts(t, l, 1, 10)
+		closeNow(t, l)
+		seen := uint64(0)
+		if err := read(disk, "d", func(e Entry) error {
+			if e.Seq != 0 && e.Seq <= seen {
+				t.Errorf("record %d follows %d", e.Seq, seen)
+			}
+			seen = max(seen, e.Seq)
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTornBookmark(t *testing.T) {
+	disk := newMemFS()
+	s, _, ok, err := openBookmarks(disk, "d")
+	if err != nil || ok {
+		t.Fatal(ok, err)
+	}
+	for seq := range uint64(5) {
+		if err := s.write(&bookmark{Stream: "x", Seq: seq}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := disk.names["d/"+bookmarkName].data
+	for _, c := range []struct {
+		slots []uint64
+		want  uint64
+	}{{nil, 4}, {[]uint64{5}, 3}, {[]uint64{4}, 4}} {
+		whole := bytes.Clone(data)
+		for _, counter := range c.slots {
+			data[counter%2*slotSize+20] ^= 1
+		}
+		_, b, ok, err := openBookmarks(disk, "d")
+		if err != nil || !ok || b.Seq != c.want {
+			t.Errorf("with %v torn: %d %v %v", c.slots, b.Seq, ok, err)
+		}
+		copy(data, whole)
+	}
+}
+
 func TestLeftoversAreCleared(t *testing.T) {
 	disk := newMemFS()
 	c := Config{Dir: "d", Store: down{}, Sink: "test", FS: disk, SegmentBytes: minSegmentBytes}
 	l := open(t, c)
 	l.mu.Lock()
-	for len(l.spares) == 0 {
-		l.awaitSegment()
+	if !l.await(func() bool { return len(l.spares) > 0 }) {
+		t.Error("no spare segment is made")
 	}
 	l.mu.Unlock()
 	kill(l)

@@ -267,8 +267,6 @@ func (f *flusher) acknowledge(b *usage.Batch, p usage.Position) error {
 	genesis := f.tally.genesis
 	f.changed.Broadcast()
 	f.mu.Unlock()
-	// Before the position is remembered: a position without a genesis would make
-	// a lost position look like a new stream.
 	if err := f.knowGenesis(genesis); err != nil {
 		return err
 	}

@@ -257,29 +257,58 @@ func (l *Ledger) reserve(r *usage.Record) error {
 	return nil
 }
 
-// admit says whether another attempt may begin.
+// admit says whether another attempt may begin. It waits for a segment that is
+// being made.
 func (l *Ledger) admit() error {
-	for {
-		switch {
-		case l.closing:
-			return ErrClosed
-		case l.trouble != nil:
-			return fmt.Errorf("%w: %w", ErrFull, l.trouble)
-		case l.unsynced > maxUnsynced:
-			return fmt.Errorf("%w: its disk is too slow", ErrFull)
-		case l.room() >= int64(len(l.open)+1)*promise:
-			return nil
-		case l.spareErr != nil:
-			return fmt.Errorf("%w: %w", ErrFull, l.spareErr)
-		}
-		l.awaitSegment()
+	decided, err := l.admissible()
+	if decided {
+		return err
 	}
+	if !l.await(func() bool { decided, err = l.admissible(); return decided }) {
+		return fmt.Errorf("%w: %w", ErrFull, errSlow)
+	}
+	return err
 }
 
-// awaitSegment waits until another segment was made or could not be.
-func (l *Ledger) awaitSegment() {
+// admissible says whether another attempt may begin; decided is false as long as
+// that depends on a segment that is being made.
+func (l *Ledger) admissible() (decided bool, err error) {
+	switch {
+	case l.closing:
+		return true, ErrClosed
+	case l.trouble != nil:
+		return true, fmt.Errorf("%w: %w", ErrFull, l.trouble)
+	case l.unsynced > maxUnsynced:
+		return true, fmt.Errorf("%w: %w", ErrFull, errSlow)
+	case l.room() >= int64(len(l.open)+1)*promise:
+		return true, nil
+	case l.spareErr != nil:
+		return true, fmt.Errorf("%w: %w", ErrFull, l.spareErr)
+	}
 	signal(l.provide)
-	l.changed.Wait()
+	return false, nil
+}
+
+var errSlow = errors.New("its disk is too slow")
+
+// await waits until done says so, which is asked after each change. It says
+// whether that came in time: a disk that hangs must not hold up everybody.
+func (l *Ledger) await(done func() bool) bool {
+	late := false
+	t := time.AfterFunc(patience, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		late = true
+		l.changed.Broadcast()
+	})
+	defer t.Stop()
+	for !done() {
+		if late {
+			return false
+		}
+		l.changed.Wait()
+	}
+	return true
 }
 
 // Settle writes down how an attempt ended, once for each Reserve. It sets r.Time,
@@ -310,8 +339,9 @@ func (l *Ledger) Settle(r *usage.Record) {
 	}
 	l.buf = putRecord(l.buf[:frameHeader], r)
 	if seq := l.conclude(Settled, r.Seq); seq != 0 && l.cfg.Durability == Strict {
-		// Whoever waits cannot do more about trouble than the ledger does.
-		_ = l.awaitSync(seq)
+		if err := l.awaitSync(seq); err != nil {
+			l.cfg.Log.Error("a settled attempt is not on the disk yet", "dir", l.cfg.Dir, "seq", r.Seq, "error", err)
+		}
 	}
 }
 
@@ -347,8 +377,11 @@ func (l *Ledger) Correct(was, now *usage.Record) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for !l.spacious() && l.spareErr == nil && l.trouble == nil && !l.closed {
-		l.awaitSegment()
+	if !l.spacious() {
+		l.await(func() bool {
+			signal(l.provide)
+			return l.spacious() || l.spareErr != nil || l.trouble != nil || l.closed
+		})
 	}
 	if a, ok := l.open[was.Seq]; ok && !a.settled || l.closed || !l.spacious() && l.trouble == nil {
 		l.tally.uncorrected++

@@ -43,6 +43,7 @@ type memFile struct {
 	fs      *memFS
 	data    []byte
 	durable []byte
+	rotten  bool // nothing more can be written
 }
 
 var errDisk = &os.PathError{Op: "test", Path: "disk", Err: syscall.EIO}
@@ -207,6 +208,9 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	how := f.fs.call("write")
 	defer f.fs.mu.Unlock()
 	whole := len(p)
+	if f.rotten {
+		return 0, errDisk
+	}
 	switch how {
 	case fails:
 		return 0, errDisk

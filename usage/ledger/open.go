@@ -52,7 +52,7 @@ func Open(c Config) (*Ledger, error) {
 		gaps:    make(map[uint64]uint64),
 	}
 	l.changed.L = &l.mu
-	l.syncDelay, l.syncBytes = c.Durability.patience()
+	l.syncDelay, l.syncBytes = c.Durability.leeway()
 	l.storing, l.stopStore = context.WithCancel(context.Background())
 	if err := l.takeOver(); err != nil {
 		l.abandon()

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// patience is how long a record may wait for the disk, and how many bytes of them.
-func (d Durability) patience() (time.Duration, int64) {
+// leeway is how long a record may wait for the disk, and how many bytes of them.
+func (d Durability) leeway() (time.Duration, int64) {
 	if d == Process {
 		return time.Second, 8 << 20
 	}
@@ -117,11 +117,11 @@ func (l *Ledger) retire() {
 
 // awaitSync waits until the disk has a record, or says why it will not soon.
 func (l *Ledger) awaitSync(seq uint64) error {
-	for l.synced < seq {
-		if l.trouble != nil {
-			return l.trouble
-		}
-		l.changed.Wait()
+	if !l.await(func() bool { return l.synced >= seq || l.trouble != nil }) {
+		return errSlow
+	}
+	if l.synced < seq {
+		return l.trouble
 	}
 	return nil
 }
