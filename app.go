@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/floway/floway/relay"
 	"github.com/floway/floway/usage/redisstore"
 )
 
@@ -29,6 +31,7 @@ type App struct {
 	Clients []*Client `json:"clients,omitempty"`
 
 	logger   *zap.Logger
+	slog     *slog.Logger
 	ctx      caddy.Context
 	accounts map[string]*account
 	handlers []*Handler
@@ -45,14 +48,14 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision opens nothing: it also runs when a configuration is only checked,
 // beside a server that has everything open.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.ctx, a.logger = ctx, ctx.Logger()
+	a.ctx, a.logger, a.slog = ctx, ctx.Logger(), ctx.Slogger()
 	a.accounts = map[string]*account{}
 	return nil
 }
 
 // keep returns the account that is kept as u says; handlers that say the same
 // share it.
-func (a *App) keep(u *Usage) (*account, error) {
+func (a *App) keep(u *Usage, affinity *relay.Affinity) (*account, error) {
 	if u.Store == storeOff {
 		return nil, nil
 	}
@@ -72,7 +75,7 @@ func (a *App) keep(u *Usage) (*account, error) {
 			return nil, fmt.Errorf("usage: two floway blocks use the store %s and say different things of it", s.sink)
 		}
 	}
-	acc := newAccount(s, a.ctx.Slogger())
+	acc := newAccount(s, a.slog, affinity)
 	a.accounts[s.log] = acc
 	return acc, nil
 }

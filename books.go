@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/floway/floway/relay"
 	"github.com/floway/floway/usage"
 	"github.com/floway/floway/usage/ledger"
 )
@@ -20,13 +21,14 @@ import (
 type account struct {
 	settings settings
 	log      *slog.Logger
+	affinity *relay.Affinity
 	books    atomic.Pointer[books]
 	opened   chan struct{}
 	once     sync.Once
 }
 
-func newAccount(s settings, log *slog.Logger) *account {
-	return &account{settings: s, log: log, opened: make(chan struct{})}
+func newAccount(s settings, log *slog.Logger, affinity *relay.Affinity) *account {
+	return &account{settings: s, log: log, affinity: affinity, opened: make(chan struct{})}
 }
 
 // ready says whether attempts can be booked.
@@ -41,7 +43,7 @@ func (acc *account) Settle(r *usage.Record) { acc.books.Load().ledger.Settle(r) 
 
 func (acc *account) open() error {
 	value, shared, err := openBooks.LoadOrNew(acc.settings.log, func() (caddy.Destructor, error) {
-		return newBooks(acc.settings, acc.log)
+		return newBooks(acc.settings, acc.log, acc.affinity)
 	})
 	if err != nil {
 		return err
@@ -76,20 +78,45 @@ type books struct {
 	holders  atomic.Int64 // the pool's one, and each request under way
 }
 
-func newBooks(s settings, log *slog.Logger) (*books, error) {
+func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, error) {
 	store, err := shareStore(s)
 	if err != nil {
 		return nil, err
 	}
+	restored := restore(s.log, affinity)
 	led, err := ledger.Open(ledger.Config{
 		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("usage: %w", err), store.release())
 	}
+	select {
+	case <-restored:
+	case <-time.After(restoreTimeout):
+	}
 	b := &books{settings: s, ledger: led, store: store}
 	b.holders.Store(1)
 	return b, nil
+}
+
+// restoreTimeout is how long a start waits for what the log says of conversations;
+// a long log is read to its end while requests are served.
+const restoreTimeout = time.Second
+
+// restore makes the table of conversations again out of the log. A log that cannot
+// be read is the ledger's affair.
+func restore(dir string, affinity *relay.Affinity) (done chan struct{}) {
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = ledger.Read(dir, func(e ledger.Entry) error {
+			if e.Kind == ledger.Settled && e.Record.Affinity != "" {
+				affinity.Restore(&e.Record)
+			}
+			return nil
+		})
+	}()
+	return done
 }
 
 // hold keeps the books open; false if they are closed already.

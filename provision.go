@@ -86,7 +86,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if where == nil {
 		where = new(Usage)
 	}
-	if h.account, err = h.app.keep(where); err != nil {
+	if h.account, err = h.app.keep(where, h.living.affinity); err != nil {
 		return err
 	}
 	if h.account != nil {

@@ -538,7 +538,7 @@ func TestNotReady(t *testing.T) {
 	g := start(t, site{block: u.block() + alice})
 	h := generations.handlers()[0]
 	open := h.account
-	h.account = newAccount(open.settings, open.log)
+	h.account = newAccount(open.settings, open.log, open.affinity)
 	defer func() { h.account = open }()
 	if a := g.do("GET", "/floway/health", ""); a.status != 503 || a.body != "not ready\n" {
 		t.Errorf("health: status %d, %q", a.status, a.body)

@@ -74,6 +74,7 @@ func (s *system) flowayAccount(ctx context.Context) (map[string]tally, error) {
 		Rows []struct {
 			Key       string `json:"key"`
 			Attempts  int64  `json:"attempts"`
+			Errors    int64  `json:"errors"`
 			Input     int64  `json:"input_tokens"`
 			CacheRead int64  `json:"cache_read_tokens"`
 			Output    int64  `json:"output_tokens"`
@@ -88,7 +89,8 @@ func (s *system) flowayAccount(ctx context.Context) (map[string]tally, error) {
 	account := make(map[string]tally)
 	for _, row := range answer.Rows {
 		t := account[row.Key]
-		t.Requests += row.Attempts
+		t.Requests += row.Attempts - row.Errors
+		t.Failed += row.Errors
 		t.add(tokens{
 			Prompt:     row.Input + row.CacheRead,
 			Cached:     row.CacheRead,

@@ -144,23 +144,40 @@ func parseOptions() (*options, error) {
 	if o.scenarios, err = findScenarios(scenarioList); err != nil {
 		return nil, err
 	}
-	for name := range strings.SplitSeq(systemList, ",") {
+	if o.kinds, err = findKinds(systemList); err != nil {
+		return nil, err
+	}
+	return &o, nil
+}
+
+func findKinds(list string) (found []*kind, err error) {
+	for name := range strings.SplitSeq(list, ",") {
 		i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == name })
 		if i < 0 {
 			return nil, fmt.Errorf("unknown system %q", name)
 		}
-		if slices.Contains(o.kinds, &kinds[i]) {
+		if slices.Contains(found, &kinds[i]) {
 			return nil, fmt.Errorf("system %q is named twice", name)
 		}
-		o.kinds = append(o.kinds, &kinds[i])
+		found = append(found, &kinds[i])
 	}
-	return &o, nil
+	return found, nil
+}
+
+// systems are the kinds that a scenario compares.
+func (o *options) systems(s *scenario) ([]*kind, error) {
+	if s.systems == "" {
+		return o.kinds, nil
+	}
+	return findKinds(s.systems)
 }
 
 // run runs all scenarios and reports whether all systems did well.
 func run(ctx context.Context, o *options) (bool, error) {
 	st := starting{caddy: o.caddy, env: []string{"GOGC=" + o.gogc}, clients: o.clients, keys: o.keys}
-	if needsCaddy := slices.ContainsFunc(o.kinds, func(k *kind) bool { return k.caddyfile != nil }); needsCaddy && st.caddy == "" {
+	needsCaddy := slices.ContainsFunc(o.kinds, func(k *kind) bool { return k.caddyfile != nil }) ||
+		slices.ContainsFunc(o.scenarios, func(s *scenario) bool { return s.systems != "" })
+	if needsCaddy && st.caddy == "" {
 		var err error
 		if st.caddy, err = build(ctx, o.root); err != nil {
 			return false, err
@@ -232,19 +249,23 @@ func build(ctx context.Context, root string) (string, error) {
 // runScenario runs one scenario with fresh systems. What goes wrong with one
 // system is noted there; an error is what makes the whole of no use.
 func runScenario(ctx context.Context, o *options, st starting, s *scenario, cores int) ([]*system, error) {
+	chosen, err := o.systems(s)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "floway-bench-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	st.dir = dir
-	mock, upstreams, err := startMock(len(o.kinds), &st)
+	mock, upstreams, err := startMock(len(chosen), &st)
 	if err != nil {
 		return nil, err
 	}
 	defer mock.stop()
 	var systems []*system
-	for i, k := range o.kinds {
+	for i, k := range chosen {
 		sys, err := st.start(ctx, k, upstreams[i])
 		defer sys.stop()
 		sys.failed = err

@@ -23,8 +23,9 @@ const maxRequest = 64 << 20
 type mock struct {
 	buffers sync.Pool // of *[]byte
 
-	mu    sync.Mutex
-	stats mockStats
+	mu     sync.Mutex
+	stats  mockStats
+	failed map[uint64]bool // nonces of requests that were failed on purpose
 }
 
 // mockStats is what GET /__stats answers.
@@ -37,20 +38,33 @@ type mockStats struct {
 // tally is what was counted for one key.
 type tally struct {
 	Requests int64 `json:"requests"`
+	Failed   int64 `json:"failed"` // requests failed on purpose
 	tokens
+	first int64 // requests that had not failed before
 }
 
 func newMock() *mock {
 	return &mock{
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 		stats:   mockStats{Keys: make(map[string]*tally)},
+		failed:  make(map[uint64]bool),
 	}
 }
 
 func (m *mock) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var plan failing
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/"+failingPrefix); ok {
+		name, path, _ := strings.Cut(rest, "/")
+		var err error
+		if plan, err = parseFailing(name); err != nil {
+			m.refuse(w, http.StatusNotFound, "not_found", err.Error())
+			return
+		}
+		r.URL.Path = "/" + path
+	}
 	switch {
 	case r.URL.Path == "/v1/chat/completions" && r.Method == http.MethodPost:
-		m.chat(w, r)
+		m.chat(w, r, plan)
 	case r.URL.Path == "/__stats" && r.Method == http.MethodGet:
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -64,7 +78,7 @@ func (m *mock) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (m *mock) chat(w http.ResponseWriter, r *http.Request) {
+func (m *mock) chat(w http.ResponseWriter, r *http.Request, plan failing) {
 	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || !strings.HasPrefix(key, "sk-") {
 		m.refuse(w, http.StatusUnauthorized, "invalid_api_key", "no API key, or not one of ours")
@@ -82,6 +96,10 @@ func (m *mock) chat(w http.ResponseWriter, r *http.Request) {
 	q, err := parseRequest(body)
 	if err != nil {
 		m.refuse(w, http.StatusBadRequest, "bad_request", err.Error())
+		return
+	}
+	if m.fails(plan, key, q.nonce) {
+		writeError(w, plan.status, "failed_on_purpose", "try another key")
 		return
 	}
 	// The answer is built where the request was: the question holds no part of it.
@@ -178,16 +196,72 @@ func readBody(r *http.Request, buf []byte) ([]byte, error) {
 	return buf, err
 }
 
-// count books an answer before its last byte is written: whoever has the whole
-// answer finds it in the ledger.
-func (m *mock) count(key string, t tokens) {
+// failing is a plan to fail requests on purpose. It stands in front of the path,
+// as in /failing-500-4/v1/…: the base URL says which upstream fails.
+type failing struct {
+	status int
+	every  int // the n-th of the requests that come to a key first; 0: none
+}
+
+const failingPrefix = "failing-"
+
+func (f failing) path() string {
+	if f.every == 0 {
+		return ""
+	}
+	return fmt.Sprintf("/%s%d-%d", failingPrefix, f.status, f.every)
+}
+
+func parseFailing(name string) (failing, error) {
+	status, every, _ := strings.Cut(name, "-")
+	var f failing
+	var err1, err2 error
+	f.status, err1 = strconv.Atoi(status)
+	f.every, err2 = strconv.Atoi(every)
+	if err1 != nil || err2 != nil || f.status < 400 || f.status > 599 || f.every < 1 {
+		return f, fmt.Errorf("unknown plan %q", name)
+	}
+	return f, nil
+}
+
+// fails says whether a request is to fail, and books it. None fails twice: every
+// request that failed is one more attempt of the gateway's, and no more.
+func (m *mock) fails(plan failing, key string, nonce uint64) bool {
+	if plan.every == 0 {
+		return false
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.failed[nonce] {
+		delete(m.failed, nonce)
+		return false
+	}
+	k := m.tally(key)
+	k.first++
+	if k.first%int64(plan.every) != 0 {
+		return false
+	}
+	k.Failed++
+	m.failed[nonce] = true
+	return true
+}
+
+// tally returns a key's, which has to be kept by the lock.
+func (m *mock) tally(key string) *tally {
 	k := m.stats.Keys[key]
 	if k == nil {
 		k = new(tally)
 		m.stats.Keys[key] = k
 	}
+	return k
+}
+
+// count books an answer before its last byte is written: whoever has the whole
+// answer finds it in the ledger.
+func (m *mock) count(key string, t tokens) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := m.tally(key)
 	k.Requests++
 	k.add(t)
 }
@@ -206,6 +280,10 @@ func (m *mock) refuse(w http.ResponseWriter, status int, code, message string) {
 	m.mu.Lock()
 	m.stats.Refused++
 	m.mu.Unlock()
+	writeError(w, status, code, message)
+}
+
+func writeError(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{

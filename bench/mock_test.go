@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
@@ -123,13 +126,13 @@ func TestMockKeepsTally(t *testing.T) {
 			want.add(used)
 		}
 	}
-	if got := *m.stats.Keys["sk-1"]; got != (tally{50, want}) || m.stats.Broken != 50 {
+	if got := *m.stats.Keys["sk-1"]; got != (tally{Requests: 50, tokens: want}) || m.stats.Broken != 50 {
 		t.Errorf("tally %+v, %d broken; want %+v", got, m.stats.Broken, want)
 	}
 }
 
 func TestCompareAccounts(t *testing.T) {
-	a := tally{3, tokens{100, 20, 30, 4}}
+	a := tally{Requests: 3, tokens: tokens{100, 20, 30, 4}}
 	want := map[string]tally{"k1": a}
 	if err := compareAccounts(map[string]tally{"k1": a, "k2": {}}, want); err != nil {
 		t.Error(err)
@@ -144,5 +147,49 @@ func TestCompareAccounts(t *testing.T) {
 		if compareAccounts(got, want) == nil {
 			t.Errorf("%s: taken as equal", name)
 		}
+	}
+}
+
+// TestMockFailsOnPurpose: every fourth request that comes to a key first fails,
+// and none fails twice.
+func TestMockFailsOnPurpose(t *testing.T) {
+	m := newMock()
+	srv := httptest.NewServer(m)
+	defer srv.Close()
+	c := &http.Client{Transport: &http.Transport{}}
+	defer c.CloseIdleConnections()
+	ask := func(path, key string, nonce uint64) int {
+		body, at := appendRequest(nil, smallMessages, script{}, false, false)
+		appendNonce(body[at:at], nonce)
+		req, err := http.NewRequest("POST", srv.URL+path+"/v1/chat/completions", bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+key)
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		return res.StatusCode
+	}
+	for nonce := range uint64(40) {
+		got, want := ask(fail500.path(), "sk-1", nonce), 200
+		if nonce%4 == 3 {
+			want = 500
+			if again := ask(fail500.path(), "sk-2", nonce); again != 200 {
+				t.Errorf("request %d failed twice, with %d", nonce, again)
+			}
+		}
+		if got != want {
+			t.Errorf("request %d got %d, want %d", nonce, got, want)
+		}
+	}
+	if k := m.stats.Keys["sk-1"]; k.Requests != 30 || k.Failed != 10 || m.stats.Refused != 0 || len(m.failed) != 0 {
+		t.Errorf("%+v, %d refused, %d forgotten", k, m.stats.Refused, len(m.failed))
+	}
+	if got := ask("/failing-200-4", "sk-1", 1); got != 404 {
+		t.Errorf("a plan of nonsense got %d", got)
 	}
 }

@@ -94,6 +94,12 @@ func ratios(of, to []measurement, m measure) ratio {
 	return r
 }
 
+// beyond is what exceeds the other system's measure, for one in so many requests.
+func (r ratio) beyond(each int) ratio {
+	n := float64(each)
+	return ratio{(r.median - 1) * n, (r.low - 1) * n, (r.high - 1) * n}
+}
+
 func column(rounds []measurement, m measure) []float64 {
 	values := make([]float64, len(rounds))
 	for i := range rounds {
@@ -165,7 +171,11 @@ func reportTargets(w io.Writer, s *scenario, systems []*system) {
 		if of == nil || to == nil {
 			continue
 		}
-		got := ratios(of.rounds, to.rounds, t.measure).median
+		r := ratios(of.rounds, to.rounds, t.measure)
+		if t.each > 0 {
+			r = r.beyond(t.each)
+		}
+		got := r.median
 		sign, met := "≥", got >= t.bound
 		if t.most {
 			sign, met = "≤", got <= t.bound
@@ -173,6 +183,11 @@ func reportTargets(w io.Writer, s *scenario, systems []*system) {
 		verdict := "MISSED"
 		if met {
 			verdict = "met"
+		}
+		if t.each > 0 {
+			fmt.Fprintf(&lines, "  target: extra %s of %s for each request made again %s %.2f of %s's: %.2f (%.2f–%.2f), %s\n",
+				t.measure, t.system, sign, t.bound, t.base, got, r.low, r.high, verdict)
+			continue
 		}
 		fmt.Fprintf(&lines, "  target: %s of %s %s %.2f of %s's: %.2f, %s\n", t.measure, t.system, sign, t.bound, t.base, got, verdict)
 	}

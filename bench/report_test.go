@@ -121,3 +121,14 @@ func TestFindScenarios(t *testing.T) {
 		}
 	}
 }
+
+func TestReportOfRetries(t *testing.T) {
+	s := &scenario{name: "retry", targets: []target{{"floway-500", "floway", cpuPerAnswer, true, 0.70, 4}}}
+	base := &system{kind: &kind{name: "floway"}, rounds: rounds(cpuPerAnswer, 100e-6, 100e-6, 100e-6)}
+	other := &system{kind: &kind{name: "floway-500"}, rounds: rounds(cpuPerAnswer, 115e-6, 110e-6, 120e-6)}
+	var out strings.Builder
+	report(&out, s, []*system{base, other})
+	if want := "for each request made again ≤ 0.70 of floway's: 0.60 (0.40–0.80), met"; !strings.Contains(out.String(), want) {
+		t.Errorf("no %q in\n%s", want, &out)
+	}
+}

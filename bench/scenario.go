@@ -16,6 +16,9 @@ type scenario struct {
 	script   script // what the upstream does
 	stream   bool
 	askUsage bool // the client asks for usage in the stream
+	// systems are the names of those that the scenario compares, whatever the
+	// command line says; empty: those of the command line.
+	systems string
 	// targets are what floway has promised relative to reverse_proxy.
 	targets []target
 }
@@ -27,15 +30,19 @@ type target struct {
 	measure      measure
 	most         bool // the bound is an upper one
 	bound        float64
+	// each, if not zero, makes it a target for what is beyond the other's measure,
+	// for each request that was made again, as a part of the other's measure: so
+	// many requests were made for one that was made again.
+	each int
 }
 
-func atMost(m measure, bound float64) target  { return target{"floway", "caddy", m, true, bound} }
-func atLeast(m measure, bound float64) target { return target{"floway", "caddy", m, false, bound} }
+func atMost(m measure, bound float64) target  { return target{"floway", "caddy", m, true, bound, 0} }
+func atLeast(m measure, bound float64) target { return target{"floway", "caddy", m, false, bound, 0} }
 
 // accounting bounds what an exact account may cost.
 var accounting = []target{
-	{"floway", "floway-off", cpuPerAnswer, true, 1.05},
-	{"floway-redis", "floway-off", cpuPerAnswer, true, 1.05},
+	{"floway", "floway-off", cpuPerAnswer, true, 1.05, 0},
+	{"floway-redis", "floway-off", cpuPerAnswer, true, 1.05, 0},
 }
 
 var (
@@ -58,12 +65,20 @@ var scenarios = []scenario{
 	{
 		name: "small256", about: "chat, 1 KB in and out",
 		conns: 256, messages: smallMessages,
-		targets: append([]target{{"floway", "caddy-auth", cpuPerAnswer, true, 0.75}}, accounting...),
+		targets: append([]target{{"floway", "caddy-auth", cpuPerAnswer, true, 0.75, 0}}, accounting...),
 	},
 	{
 		name: "wait256", about: "chat, 1 KB in and out, the upstream takes 50 ms",
 		conns: 256, messages: smallMessages, script: script{wait: 50 * time.Millisecond},
-		targets: []target{{"floway", "direct", answersPerSecond, false, 0.75}},
+		targets: []target{{"floway", "direct", answersPerSecond, false, 0.75, 0}},
+	},
+	{
+		name: "retry", about: "chat, 1 KB in and out, every fourth request fails at first and is made again with another key",
+		conns: 32, messages: smallMessages, systems: "floway,floway-500,floway-429",
+		targets: []target{
+			{"floway-500", "floway", cpuPerAnswer, true, 0.70, fail500.every},
+			{"floway-429", "floway", cpuPerAnswer, true, 0.70, fail429.every},
+		},
 	},
 	{
 		name: "text", about: "chat of 40 messages, 200 KB in, 1 KB out",

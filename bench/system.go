@@ -24,16 +24,21 @@ type kind struct {
 	caddyfile func(b *strings.Builder, s *site)
 	redis     bool // needs a Redis of its own
 	accounts  bool // has an account to be checked
+	failing   failing
 }
 
 var kinds = []kind{
 	{name: "direct", about: "no gateway: the load asks the mock itself"},
 	{name: "caddy", about: "Caddy's reverse_proxy as it comes", caddyfile: plainProxy},
 	{name: "caddy-auth", about: "reverse_proxy that checks the client key's beginning, sets the upstream key and keeps more idle connections", caddyfile: authProxy},
-	{name: "floway", about: "floway with its embedded store", caddyfile: floway("embedded"), accounts: true},
-	{name: "floway-off", about: "floway without an account", caddyfile: floway("off")},
-	{name: "floway-redis", about: "floway with a Redis on the load's CPUs", caddyfile: floway("redis"), redis: true, accounts: true},
+	{name: "floway", about: "floway with its embedded store", caddyfile: floway("embedded", failing{}), accounts: true},
+	{name: "floway-off", about: "floway without an account", caddyfile: floway("off", failing{})},
+	{name: "floway-redis", about: "floway with a Redis on the load's CPUs", caddyfile: floway("redis", failing{}), redis: true, accounts: true},
+	{name: "floway-500", about: "floway, before an upstream that fails every fourth request at a key at first", caddyfile: floway("embedded", fail500), accounts: true, failing: fail500},
+	{name: "floway-429", about: "floway, before an upstream that limits every fourth request at a key at first, and names no time", caddyfile: floway("embedded", fail429), accounts: true, failing: fail429},
 }
+
+var fail500, fail429 = failing{500, 4}, failing{429, 4}
 
 // site is what a Caddyfile is written from.
 type site struct {
@@ -69,10 +74,10 @@ func authProxy(b *strings.Builder, s *site) {
 `, s.upstream, upstreamKey(1))
 }
 
-func floway(store string) func(*strings.Builder, *site) {
+func floway(store string, plan failing) func(*strings.Builder, *site) {
 	return func(b *strings.Builder, s *site) {
 		b.WriteString("\tfloway {\n")
-		fmt.Fprintf(b, "\t\tupstream openai mock {\n\t\t\tbase_url http://%s/v1\n\t\t\tmodels mock-*\n", s.upstream)
+		fmt.Fprintf(b, "\t\tupstream openai mock {\n\t\t\tbase_url http://%s%s/v1\n\t\t\tmodels mock-*\n", s.upstream, plan.path())
 		for i := 1; i <= s.keys; i++ {
 			fmt.Fprintf(b, "\t\t\tkey %s as %s\n", upstreamKey(i), keyLabel(i))
 		}

@@ -411,7 +411,7 @@ func (p *Pool) survey(w *Want, now time.Time) *Unavailable {
 // wait for the model in question.
 func (p *Pool) returns(r *record, o *outage, now time.Time) time.Time {
 	latest := now
-	for _, o := range append(r.outs[:len(r.outs):len(r.outs)], o, p.up.down) {
+	for _, o := range [...]*outage{r.outs[byFailure], r.outs[byLimit], r.outs[byQuota], r.outs[byRefusal], o, p.up.down} {
 		if o != nil {
 			if t := o.returns(now); t.After(latest) {
 				latest = t

@@ -3,8 +3,12 @@ package relay
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/floway/floway/usage"
 )
 
 // Affinity remembers which key served a stored response or a conversation, so
@@ -56,7 +60,9 @@ func (a *Affinity) put(k affinityKey, h home, now time.Time) {
 	defer a.mu.Unlock()
 	e := affinityEntry{k, h, now.Add(affinityLife).Unix()}
 	if i, ok := a.at[k]; ok {
-		a.ring[i] = e
+		if a.ring[i].expiry <= e.expiry { // Restore comes late
+			a.ring[i] = e
+		}
 		return
 	}
 	if len(a.ring) < affinityEntries {
@@ -77,6 +83,35 @@ func (a *Affinity) find(k affinityKey, now time.Time) (home, bool) {
 		return home{}, false
 	}
 	return a.ring[i].home, true
+}
+
+// note spells what a record says of a home, for Restore to read: the key, and
+// what lives there.
+func note(at home, keys ...affinityKey) string {
+	b := make([]byte, 0, 128)
+	b = append(b, at.key...)
+	for _, k := range keys {
+		b = hex.AppendEncode(append(b, ' '), k[:])
+	}
+	return string(b)
+}
+
+// Restore takes in what the record of an attempt says, which ended at the given
+// time: after a restart, out of the ledger. What is known better stays.
+func (a *Affinity) Restore(r *usage.Record) {
+	key, rest, ok := strings.Cut(r.Affinity, " ")
+	if !ok {
+		return
+	}
+	for text := range strings.SplitSeq(rest, " ") {
+		var k affinityKey
+		if len(text) != hex.EncodedLen(len(k)) {
+			continue
+		}
+		if _, err := hex.Decode(k[:], []byte(text)); err == nil {
+			a.put(k, home{r.Upstream, key}, r.Time)
+		}
+	}
 }
 
 func (a *Affinity) forget(k affinityKey) {

@@ -67,8 +67,10 @@ func (c *call) reserve() *dialect.Error {
 	}
 	if c.r.Ledger != nil {
 		if err := c.r.Ledger.Reserve(rec); err != nil {
-			return &dialect.Error{Fault: dialect.Unavailable, Code: "accounting_unavailable",
-				Message: "the account of requests cannot be kept at the moment; try again later"}
+			return &dialect.Error{
+				Fault: dialect.Unavailable, Code: "accounting_unavailable",
+				Message: "the account of requests cannot be kept at the moment; try again later",
+			}
 		}
 	}
 	c.settlePending(false)

@@ -51,8 +51,10 @@ func (c *call) readBody() error {
 		defer z.Close()
 		src = z
 	default:
-		return &dialect.Error{Fault: dialect.Malformed, Status: http.StatusUnsupportedMediaType,
-			Message: "the content encoding " + quoted(enc) + " is not supported; use gzip, zstd or none"}
+		return &dialect.Error{
+			Fault: dialect.Malformed, Status: http.StatusUnsupportedMediaType,
+			Message: "the content encoding " + quoted(enc) + " is not supported; use gzip, zstd or none",
+		}
 	}
 	if err := c.readAll(src, -1); err != nil {
 		return &decodeError{err}

@@ -222,15 +222,19 @@ func (c *call) begin(targets []target) {
 func (c *call) noTarget(q *lookup) *dialect.Error {
 	q.op = dialect.None
 	if any, _ := c.r.resolve(q, nil); len(any) > 0 {
-		return &dialect.Error{Fault: dialect.NoModel, Param: "model",
-			Message: "no upstream that serves the model " + quoted(c.req.Model) + " offers " + c.req.Call.Op.String()}
+		return &dialect.Error{
+			Fault: dialect.NoModel, Param: "model",
+			Message: "no upstream that serves the model " + quoted(c.req.Model) + " offers " + c.req.Call.Op.String(),
+		}
 	}
 	return noModel(c.req.Model)
 }
 
 func noModel(name string) *dialect.Error {
-	return &dialect.Error{Fault: dialect.NoModel, Param: "model",
-		Message: "the model " + quoted(name) + " does not exist or this key may not use it"}
+	return &dialect.Error{
+		Fault: dialect.NoModel, Param: "model",
+		Message: "the model " + quoted(name) + " does not exist or this key may not use it",
+	}
 }
 
 // mapStored narrows the targets to the key that keeps a response. Only its maker

@@ -301,25 +301,36 @@ func (c *call) lost(res *http.Response) (o outcome) {
 	default:
 		o = outcome{class: keypool.Failed, next: otherKey, reason: "cut before content"}
 		c.rec.Outcome = usage.Cut
-		c.keep(refusal{header: res.Header, rank: noAnswer, err: &dialect.Error{Fault: dialect.BadUpstream,
-			Message: "the upstream broke off before it had answered anything"}})
+		c.keep(refusal{header: res.Header, rank: noAnswer, err: &dialect.Error{
+			Fault:   dialect.BadUpstream,
+			Message: "the upstream broke off before it had answered anything",
+		}})
 	}
 	c.count()
 	return o
 }
 
-// remember notes where the response and the conversation live.
+// remember notes where the response and the conversation live, in the table and in
+// the record, from which the table is made again after a restart.
 func (c *call) remember() {
 	now := c.r.Now()
 	at := home{c.target.up.Name, c.lease.ID()}
+	var keys [2]affinityKey
+	known := keys[:0]
 	switch {
 	case c.req.Call.Op == dialect.CreateResponse && c.answer.ID != "":
-		c.r.Affinity.put(responseKey(c.client.Name, c.answer.ID), at, now)
+		known = append(known, responseKey(c.client.Name, c.answer.ID))
 	case c.req.Call.Op == dialect.StoredResponse && c.in.Method == http.MethodDelete:
 		c.r.Affinity.forget(responseKey(c.client.Name, c.req.Call.ID))
 	}
 	if c.hash != 0 {
-		c.r.Affinity.put(c.bound, at, now)
+		known = append(known, c.bound)
+	}
+	for _, k := range known {
+		c.r.Affinity.put(k, at, now)
+	}
+	if len(known) > 0 {
+		c.rec.Affinity = note(at, known...)
 	}
 }
 

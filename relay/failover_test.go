@@ -81,6 +81,27 @@ func TestRetriesAreBounded(t *testing.T) {
 	}
 }
 
+// More targets than a call has room for by itself.
+func TestManyTargets(t *testing.T) {
+	s := newSetup(t)
+	s.config.Retries = 9
+	m := newMock(t)
+	var want []string
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		s.upstream(fmt.Sprint("u", i), m.URL, key, withModels("gpt-5"))
+		want = append(want, key)
+		if i < 9 {
+			m.on(key, cutOff)
+		}
+	}
+	g := s.start()
+	g.chat().wants(t, 200, "hi")
+	if got := m.keys(); got != strings.Join(want, " ") {
+		t.Error(got)
+	}
+}
+
 // Rotations because of credentials, quotas and limits are no retries.
 func TestRotationsAreFree(t *testing.T) {
 	s := newSetup(t)

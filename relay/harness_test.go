@@ -324,10 +324,6 @@ func withAlias(public, model string) option {
 	return func(u *Upstream, _ *keypool.Config) { u.Aliases = append(u.Aliases, Alias{public, model}) }
 }
 
-func withProvider(p provider.Upstream) option {
-	return func(u *Upstream, _ *keypool.Config) { u.Provider = p }
-}
-
 // upstream adds one with keys of those labels, the secrets of which are
 // sk-<label>-secret.
 func (s *setup) upstream(name, baseURL string, labels string, options ...option) *Upstream {
@@ -336,7 +332,7 @@ func (s *setup) upstream(name, baseURL string, labels string, options ...option)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	transport := &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true} // as in Caddy
 	s.t.Cleanup(transport.CloseIdleConnections)
 	up := &Upstream{Name: name, Provider: made, Transport: transport}
 	pool := keypool.Config{Name: name, Policy: keypool.First, Health: s.health, Now: s.clock.Now, Rand: func() float64 { return 0 }}

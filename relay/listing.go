@@ -125,11 +125,15 @@ func listing(shape dialect.Dialect, list []Listed) any {
 func row(shape dialect.Dialect, m Listed) any {
 	switch shape {
 	case dialect.Messages:
-		return map[string]any{"type": "model", "id": m.ID, "display_name": m.ID,
-			"created_at": time.Unix(m.Created, 0).UTC().Format(time.RFC3339)}
+		return map[string]any{
+			"type": "model", "id": m.ID, "display_name": m.ID,
+			"created_at": time.Unix(m.Created, 0).UTC().Format(time.RFC3339),
+		}
 	case dialect.Gemini:
-		return map[string]any{"name": "models/" + m.ID, "displayName": m.ID,
-			"supportedGenerationMethods": []string{"generateContent", "streamGenerateContent", "countTokens"}}
+		return map[string]any{
+			"name": "models/" + m.ID, "displayName": m.ID,
+			"supportedGenerationMethods": []string{"generateContent", "streamGenerateContent", "countTokens"},
+		}
 	}
 	return map[string]any{"id": m.ID, "object": "model", "created": m.Created, "owned_by": m.OwnedBy}
 }

@@ -217,7 +217,7 @@ func TestHeaders(t *testing.T) {
 	delete(sent.header, "Content-Length")
 	want := http.Header{
 		"Authorization": {"Bearer sk-a1-secret"}, "Content-Type": {"application/json"}, "Accept": {"application/json"},
-		"Openai-Beta": {"x=1"}, "Idempotency-Key": {"once"}, "User-Agent": {"floway"}, "X-From": {"me"}, "Accept-Encoding": {"gzip"},
+		"Openai-Beta": {"x=1"}, "Idempotency-Key": {"once"}, "User-Agent": {"floway"}, "X-From": {"me"},
 	}
 	for name := range sent.header {
 		if sent.header.Get(name) != want.Get(name) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -24,10 +25,14 @@ func TestStreamPasses(t *testing.T) {
 	for _, tt := range []struct {
 		name, body, want, sent string
 	}{
-		{"usage hidden", streamBody, chunkRole + chunkWord + chunkFinish + chunkDone,
-			`{"stream_options":{"include_usage":true},` + streamBody[1:]},
-		{"usage asked for", `{"model":"gpt-5","stream":true,"stream_options":{"include_usage":true}}`,
-			chunkRole + chunkWord + chunkFinish + chunkUsage + chunkDone, `{"model":"gpt-5","stream":true,"stream_options":{"include_usage":true}}`},
+		{
+			"usage hidden", streamBody, chunkRole + chunkWord + chunkFinish + chunkDone,
+			`{"stream_options":{"include_usage":true},` + streamBody[1:],
+		},
+		{
+			"usage asked for", `{"model":"gpt-5","stream":true,"stream_options":{"include_usage":true}}`,
+			chunkRole + chunkWord + chunkFinish + chunkUsage + chunkDone, `{"model":"gpt-5","stream":true,"stream_options":{"include_usage":true}}`,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSetup(t)
@@ -73,42 +78,72 @@ func TestStreamEnds(t *testing.T) {
 		outcome usage.Outcome
 		source  usage.Source
 	}{
-		{name: "well", answer: events(chunkRole, chunkWord, chunkFinish, chunkUsage, chunkDone),
-			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream},
-		{name: "without [DONE]", answer: events(chunkRole, chunkWord, chunkFinish, chunkUsage),
-			body: chunkRole + chunkWord + chunkFinish, outcome: usage.Served, source: usage.Upstream},
-		{name: "without usage", answer: events(chunkRole, chunkWord, chunkFinish, chunkDone),
-			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Estimated},
-		{name: "without the last blank line", answer: events(chunkRole, chunkWord, chunkFinish, "data: [DONE]"),
-			body: chunkRole + chunkWord + chunkFinish + "data: [DONE]", outcome: usage.Served, source: usage.Estimated},
-		{name: "clean end without a reason", answer: events(chunkRole, chunkWord),
-			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated},
-		{name: "cut behind content", answer: then(events(chunkRole, chunkWord), cutOff),
-			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated},
-		{name: "cut in the middle of an event", answer: then(events(chunkRole, chunkWord, chunkWord[:40]), cutOff),
-			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated},
-		{name: "cut in the middle of a huge event", answer: then(events(chunkRole, chunkWord, huge[:250<<10]), cutOff),
-			body: chunkRole + chunkWord + huge[:250<<10] + "\n\n" + cut, broken: true, outcome: usage.Cut, source: usage.Estimated},
-		{name: "cut behind the usage", answer: then(events(chunkRole, chunkWord, chunkUsage), cutOff),
-			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated},
-		{name: "cut behind [DONE]", answer: then(events(chunkRole, chunkWord, chunkFinish, chunkUsage, chunkDone), cutOff),
-			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream},
-		{name: "error event behind content", answer: events(chunkRole, chunkWord, chunkError),
-			body: chunkRole + chunkWord + chunkError, broken: true, outcome: usage.Cut, source: usage.Estimated},
-		{name: "error event and a cut", answer: then(events(chunkRole, chunkWord, chunkError), cutOff),
-			body: chunkRole + chunkWord + chunkError, broken: true, outcome: usage.Cut, source: usage.Estimated},
+		{
+			name: "well", answer: events(chunkRole, chunkWord, chunkFinish, chunkUsage, chunkDone),
+			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream,
+		},
+		{
+			name: "without [DONE]", answer: events(chunkRole, chunkWord, chunkFinish, chunkUsage),
+			body: chunkRole + chunkWord + chunkFinish, outcome: usage.Served, source: usage.Upstream,
+		},
+		{
+			name: "without usage", answer: events(chunkRole, chunkWord, chunkFinish, chunkDone),
+			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Estimated,
+		},
+		{
+			name: "without the last blank line", answer: events(chunkRole, chunkWord, chunkFinish, "data: [DONE]"),
+			body: chunkRole + chunkWord + chunkFinish + "data: [DONE]", outcome: usage.Served, source: usage.Estimated,
+		},
+		{
+			name: "clean end without a reason", answer: events(chunkRole, chunkWord),
+			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated,
+		},
+		{
+			name: "cut behind content", answer: then(events(chunkRole, chunkWord), cutOff),
+			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated,
+		},
+		{
+			name: "cut in the middle of an event", answer: then(events(chunkRole, chunkWord, chunkWord[:40]), cutOff),
+			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated,
+		},
+		{
+			name: "cut in the middle of a huge event", answer: then(events(chunkRole, chunkWord, huge[:250<<10]), cutOff),
+			body: chunkRole + chunkWord + huge[:250<<10] + "\n\n" + cut, broken: true, outcome: usage.Cut, source: usage.Estimated,
+		},
+		{
+			name: "cut behind the usage", answer: then(events(chunkRole, chunkWord, chunkUsage), cutOff),
+			body: chunkRole + chunkWord + cut, broken: true, outcome: usage.Cut, source: usage.Estimated,
+		},
+		{
+			name: "cut behind [DONE]", answer: then(events(chunkRole, chunkWord, chunkFinish, chunkUsage, chunkDone), cutOff),
+			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream,
+		},
+		{
+			name: "error event behind content", answer: events(chunkRole, chunkWord, chunkError),
+			body: chunkRole + chunkWord + chunkError, broken: true, outcome: usage.Cut, source: usage.Estimated,
+		},
+		{
+			name: "error event and a cut", answer: then(events(chunkRole, chunkWord, chunkError), cutOff),
+			body: chunkRole + chunkWord + chunkError, broken: true, outcome: usage.Cut, source: usage.Estimated,
+		},
 		{name: "cut before content", answer: then(events(chunkRole), cutOff), healed: true, outcome: usage.Cut, source: usage.Unknown},
 		{name: "cut in the first event", answer: then(events(chunkRole[:50]), cutOff), healed: true, outcome: usage.Cut, source: usage.Unknown},
 		{name: "comments and a cut", answer: then(events(": hello\n\n", ": hello\n\n"), cutOff), healed: true, outcome: usage.Cut, source: usage.Unknown},
 		{name: "nothing", answer: events(), healed: true, outcome: usage.Cut, source: usage.Unknown},
 		{name: "error event before content", answer: events(chunkRole, chunkError), healed: true, outcome: usage.Refused, source: usage.Upstream},
 		{name: "error event at once", answer: events(chunkError), healed: true, outcome: usage.Refused, source: usage.Upstream},
-		{name: "huge event", answer: events(chunkRole, huge, chunkFinish, chunkUsage, chunkDone),
-			body: chunkRole + huge + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream},
-		{name: "packed", answer: packedEvents(chunkRole, chunkWord, chunkFinish, chunkUsage, chunkDone),
-			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream},
-		{name: "with CR LF and comments", answer: events(": hi\r\n\r\n", crlf(chunkRole), crlf(chunkWord), ": hi\r\n\r\n", crlf(chunkFinish), crlf(chunkUsage), crlf(chunkDone)),
-			body: ": hi\r\n\r\n" + crlf(chunkRole+chunkWord) + ": hi\r\n\r\n" + crlf(chunkFinish+chunkDone), outcome: usage.Served, source: usage.Upstream},
+		{
+			name: "huge event", answer: events(chunkRole, huge, chunkFinish, chunkUsage, chunkDone),
+			body: chunkRole + huge + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream,
+		},
+		{
+			name: "packed", answer: packedEvents(chunkRole, chunkWord, chunkFinish, chunkUsage, chunkDone),
+			body: chunkRole + chunkWord + chunkFinish + chunkDone, outcome: usage.Served, source: usage.Upstream,
+		},
+		{
+			name: "with CR LF and comments", answer: events(": hi\r\n\r\n", crlf(chunkRole), crlf(chunkWord), ": hi\r\n\r\n", crlf(chunkFinish), crlf(chunkUsage), crlf(chunkDone)),
+			body: ": hi\r\n\r\n" + crlf(chunkRole+chunkWord) + ": hi\r\n\r\n" + crlf(chunkFinish+chunkDone), outcome: usage.Served, source: usage.Upstream,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSetup(t)
@@ -327,7 +362,7 @@ func TestHoldIsBounded(t *testing.T) {
 			if status, text := q.sink.text(); status != 0 || text != "" {
 				t.Errorf("%s: %d %s before its time", kind, status, text)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if status, text := q.sink.text(); status != 200 || text != first {
 				t.Errorf("%s: %d %s after 200 ms", kind, status, text)
@@ -562,6 +597,135 @@ func TestLingering(t *testing.T) {
 		<-noticed
 		wantIdle(t, a)
 	})
+}
+
+// The account is written before the client can see the end of an answer.
+func TestSettledBeforeTheEnd(t *testing.T) {
+	for _, tt := range []struct {
+		kind   string
+		length int64
+		pieces []string
+		end    string // what must not be seen before
+	}{
+		{"text/event-stream", -1, []string{chunkRole + chunkWord, chunkFinish, chunkUsage, chunkDone}, chunkDone},
+		{"text/event-stream", -1, []string{chunkRole + chunkWord + chunkFinish + chunkUsage + chunkDone}, chunkDone},
+		{"application/json", int64(len(chatAnswer)), []string{chatAnswer[:50], chatAnswer[50:]}, chatAnswer[50:]},
+		{"audio/mpeg", 6, []string{"abc", "def"}, "def"},
+	} {
+		s := newSetup(t)
+		s.upstream("a", "http://a.example", "a1", withTransport(func(*http.Request) (*http.Response, error) {
+			var parts []io.Reader
+			for _, p := range tt.pieces {
+				parts = append(parts, strings.NewReader(p))
+			}
+			res := respond(200, tt.kind, io.NopCloser(io.MultiReader(parts...)))
+			res.ContentLength = tt.length
+			return res, nil
+		}))
+		r, books, _ := s.make()
+		call, in, _ := inMemory("/v1/chat/completions", streamBody)
+		w := &watches{sink: newSink()}
+		w.look = func(text string) {
+			if settled := len(books.records()) == 1; settled != strings.HasSuffix(text, tt.end) {
+				t.Errorf("%s: settled %v when the client has %q", tt.kind, settled, text)
+			}
+		}
+		r.Serve(w, in, call, s.client, "", &Trace{Request: "r"})
+		if got := w.body.String(); !strings.HasSuffix(got, tt.end) {
+			t.Error(got)
+		}
+	}
+}
+
+type watches struct {
+	*sink
+	look func(text string)
+}
+
+func (w *watches) Write(p []byte) (int, error) {
+	n, err := w.sink.Write(p)
+	w.look(w.body.String())
+	return n, err
+}
+
+// A client that leaves while nothing was worth sending yet.
+func TestClientLeavesInThePreamble(t *testing.T) {
+	for _, status := range []int{200, 500} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSetup(t)
+			s.config.Now = time.Now
+			var w *io.PipeWriter
+			a := s.upstream("a", "http://a.example", "a1", synctestClock, withTransport(func(req *http.Request) (*http.Response, error) {
+				body, pipe := newTied(req.Context())
+				w = pipe
+				return respond(status, "text/event-stream", body), nil
+			}))
+			r, books, _ := s.make()
+			q := s.run(r, "/v1/chat/completions", streamBody)
+			synctest.Wait()
+			_, _ = io.WriteString(w, chunkRole)
+			synctest.Wait()
+			q.leave()
+			<-q.done
+			if rec := books.records()[0]; rec.Outcome != usage.Left || !rec.Final || q.sink.status != statusLeft || q.trace.Attempts != 1 {
+				t.Errorf("status %d, %+v", q.sink.status, rec)
+			}
+			if got := states(a); got != "a1 ok" {
+				t.Error(got)
+			}
+			wantIdle(t, a)
+		})
+	}
+}
+
+// The same over HTTP/2 on both sides: events at once, a cut that looks cut, and a
+// client's leave that reaches the upstream.
+func TestHTTP2(t *testing.T) {
+	s := newSetup(t)
+	m := newMock(t)
+	up := httptest.NewUnstartedServer(m)
+	up.EnableHTTP2 = true
+	up.StartTLS()
+	t.Cleanup(up.Close)
+	a := s.upstream("a", up.URL, "a1 a2", func(u *Upstream, _ *keypool.Config) {
+		u.Transport = up.Client().Transport
+		t.Cleanup(up.Client().CloseIdleConnections)
+	})
+	g := s.start()
+	front := httptest.NewUnstartedServer(g)
+	front.EnableHTTP2 = true
+	front.StartTLS()
+	g.server.Close()
+	g.server = front
+	if res := g.stream(); res.err != nil || res.body != chunkRole+chunkWord+chunkFinish+chunkDone {
+		t.Errorf("%v %s", res.err, res.body)
+	}
+	m.on("a1", fails(500, ""))
+	g.chat().wants(t, 200, "hi")
+	m.on("a1", then(events(chunkRole, chunkWord), cutOff))
+	if res := g.stream(); res.err == nil || !strings.HasPrefix(res.body, chunkRole+chunkWord) {
+		t.Errorf("%v %s", res.err, res.body)
+	}
+	ended := make(chan struct{})
+	m.on("a1", func(w http.ResponseWriter, r *http.Request) {
+		events(chunkRole, chunkWord)(w, r)
+		<-r.Context().Done()
+		close(ended)
+	})
+	res, err := front.Client().Do(g.request("/v1/chat/completions", streamBody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(res.Body, make([]byte, len(chunkRole+chunkWord))); err != nil || res.ProtoMajor != 2 {
+		t.Error(res.Proto, err)
+	}
+	_ = res.Body.Close()
+	<-ended
+	<-g.traces
+	if got := g.books.outcomes(); got != "a/a1 served, a/a1 refused, a/a2 served, a/a1 cut, a/a1 left" {
+		t.Error(got)
+	}
+	wantIdle(t, a)
 }
 
 // A client that cannot be written to has left.

@@ -133,6 +133,11 @@ type Record struct {
 	// Operation is what was asked for: chat, responses, embeddings, …
 	Operation string
 
+	// Affinity is what the caller wants to find again in the log after a restart:
+	// where a conversation lives. It means nothing to the account, which keeps
+	// MaxName bytes of it.
+	Affinity string
+
 	// Outcome is how the attempt ended; zero while it is open.
 	Outcome Outcome
 	// Status is the upstream's HTTP status; 0 if none came.

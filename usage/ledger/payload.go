@@ -57,6 +57,8 @@ const (
 	fieldRequestBytes  = 42
 	fieldResponseBytes = 43
 
+	fieldAffinity = 80
+
 	fieldWas = 50 // of a correction: the numbers before it, as a payload
 
 	fieldEpoch = 90
@@ -146,6 +148,7 @@ func putRecord(b []byte, r *usage.Record) []byte {
 	b = putString(b, fieldAsked, r.Asked)
 	b = putString(b, fieldAnswered, r.Answered)
 	b = putString(b, fieldOperation, r.Operation)
+	b = putString(b, fieldAffinity, r.Affinity)
 	b = putString(b, fieldTier, r.Tokens.Tier)
 	b = putString(b, fieldAnomaly, r.Tokens.Anomaly)
 	return putNumbers(b, r)
@@ -271,6 +274,8 @@ func takeRecord(p []byte, r, was *usage.Record, n names) error {
 			r.Answered = n.of(s)
 		case fieldOperation:
 			r.Operation = n.of(s)
+		case fieldAffinity:
+			r.Affinity = string(s)
 		case fieldTier:
 			r.Tokens.Tier = n.of(s)
 		case fieldAnomaly:
