@@ -281,13 +281,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	trace.Group = group
 	switch call.Op {
 	case dialect.ListModels:
+		defer h.log(r, trace)
 		h.relay.ServeModels(w, r, &call, client)
 	case dialect.OwnUsage:
+		defer h.log(r, trace)
 		h.serveOwnUsage(w, r, client)
 	default:
 		h.serve(w, r, &call, client, group, trace)
 	}
-	h.log(r, trace)
 	return nil
 }
 
@@ -302,6 +303,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call *dialect.Ca
 		}
 		defer release()
 	}
+	defer h.log(r, trace) // an answer that was cut ends in a panic
 	h.relay.Serve(w, r, call, client, group, trace)
 	linger(w, r)
 }

@@ -36,7 +36,8 @@ type target struct {
 	each int
 }
 
-func atMost(m measure, bound float64) target  { return target{"floway", "caddy", m, true, bound, 0} }
+func atMost(m measure, bound float64) target { return target{"floway", "caddy", m, true, bound, 0} }
+
 func atLeast(m measure, bound float64) target { return target{"floway", "caddy", m, false, bound, 0} }
 
 // accounting bounds what an exact account may cost.

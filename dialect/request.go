@@ -259,13 +259,14 @@ func (r *Request) UsageOnRequest() bool {
 
 // For returns the body to send to a target that knows the model by that name
 // and, if askUsage, asks for the stream's usage. It is r.Body itself when
-// nothing has to change, and never changes r.Body.
+// nothing has to change, and never changes r.Body. A new body lies in the memory
+// that alloc returns for n bytes; a nil alloc makes it.
 //
 // A model that the path names stands for the one that the body may name beside
 // it, so that none is served but the one that was checked. Where the body has
 // none it is put in, except into Gemini's, which have no place for it, and into
 // forms.
-func (r *Request) For(model string, askUsage bool) []byte {
+func (r *Request) For(model string, askUsage bool, alloc func(n int) []byte) []byte {
 	var room [2]edit
 	edits := room[:0]
 	switch {
@@ -279,7 +280,10 @@ func (r *Request) For(model string, askUsage bool) []byte {
 	if askUsage && r.canAskUsage() {
 		edits = append(edits, r.askUsage())
 	}
-	return splice(r.Body, edits)
+	if alloc == nil {
+		alloc = fresh
+	}
+	return splice(r.Body, edits, alloc)
 }
 
 // rename puts model at a place where named stands, unless it is the same.
@@ -372,7 +376,7 @@ func (r *Request) DropReasoning() bool {
 	if !dropped {
 		return false
 	}
-	body := splice(r.Body, []edit{{span{r.inputAt, r.inputAt + len(r.input)}, append(kept, ']')}})
+	body := splice(r.Body, []edit{{span{r.inputAt, r.inputAt + len(r.input)}, append(kept, ']')}}, fresh)
 	*r = Request{Call: r.Call, Body: body, ContentType: r.ContentType}
 	return r.Read() == nil
 }
@@ -415,8 +419,12 @@ type edit struct {
 	with []byte
 }
 
-// splice returns body with the edits made. Edits do not overlap.
-func splice(body []byte, edits []edit) []byte {
+// fresh makes memory for n bytes.
+func fresh(n int) []byte { return make([]byte, 0, n) }
+
+// splice returns body with the edits made, in memory that alloc makes for it. Edits
+// do not overlap.
+func splice(body []byte, edits []edit, alloc func(n int) []byte) []byte {
 	if len(edits) == 0 {
 		return body
 	}
@@ -425,7 +433,7 @@ func splice(body []byte, edits []edit) []byte {
 	for _, e := range edits {
 		size += len(e.with) - (e.end - e.start)
 	}
-	out := make([]byte, 0, size)
+	out := alloc(size)
 	at := 0
 	for _, e := range edits {
 		out = append(out, body[at:e.start]...)

@@ -177,7 +177,7 @@ func TestRequestForSplicesNothingElse(t *testing.T) {
 		{op: StoredResponse, body: ``, model: "m"},
 	} {
 		r := mustRead(t, request(tt.op, tt.body))
-		got := r.For(tt.model, tt.ask)
+		got := r.For(tt.model, tt.ask, nil)
 		if string(r.Body) != tt.body {
 			t.Errorf("%s: the request's own body became %s", tt.body, r.Body)
 		}
@@ -222,7 +222,7 @@ func TestRequestForWithTheModelInThePath(t *testing.T) {
 		if want := r.Call.Model; r.Model != want || want == "" {
 			t.Errorf("%s: the model is %q, want %q", tt.path, r.Model, want)
 		}
-		if got := string(r.For(tt.model, true)); got != tt.want {
+		if got := string(r.For(tt.model, true, nil)); got != tt.want {
 			t.Errorf("%s %s for %s:\n got %s\nwant %s", tt.path, tt.body, tt.model, got, tt.want)
 		}
 	}
@@ -301,10 +301,10 @@ func FuzzRequest(f *testing.F) {
 		r.Opening()
 		r.EstimateInput()
 		r.Identity()
-		if same := r.For(r.Model, false); len(body) > 0 && &same[0] != &r.Body[0] {
+		if same := r.For(r.Model, false, nil); len(body) > 0 && &same[0] != &r.Body[0] {
 			t.Fatalf("a copy was made where nothing had to change: %s", same)
 		}
-		got := r.For(model, true)
+		got := r.For(model, true, nil)
 		if !bytes.Equal(r.Body, body) {
 			t.Fatalf("the body was changed to %s", r.Body)
 		}
@@ -392,10 +392,10 @@ func TestRequestReadsForms(t *testing.T) {
 		if r.Model != tt.model || r.Stream != tt.stream || r.EstimateInput() != 0 || len(r.Opening()) != 0 {
 			t.Errorf("%s: got model %q, stream %v", tt.name, r.Model, r.Stream)
 		}
-		if same := r.For(tt.model, true); &same[0] != &r.Body[0] {
+		if same := r.For(tt.model, true, nil); &same[0] != &r.Body[0] {
 			t.Errorf("%s: a copy was made", tt.name)
 		}
-		got := string(r.For("new/model", true))
+		got := string(r.For("new/model", true, nil))
 		i := strings.Index(got, "new/model")
 		if i < 0 || got[:i]+tt.model+got[i+len("new/model"):] != tt.body || string(r.Body) != tt.body {
 			t.Errorf("%s: got %q", tt.name, got)
@@ -464,12 +464,12 @@ func TestRequestFormWithTheModelInThePath(t *testing.T) {
 	call := Find("POST", "/openai/deployments/dep/audio/transcriptions")
 	body := formBody("xYz", filePart, field("model", "secret"))
 	r := mustRead(t, &Request{Call: call, Body: []byte(body), ContentType: "multipart/form-data; boundary=xYz"})
-	if got := string(r.For("dep", false)); r.Model != "dep" || got != strings.Replace(body, "secret", "dep", 1) {
+	if got := string(r.For("dep", false, nil)); r.Model != "dep" || got != strings.Replace(body, "secret", "dep", 1) {
 		t.Errorf("got model %q and %q", r.Model, got)
 	}
 	body = formBody("xYz", filePart)
 	r = mustRead(t, &Request{Call: call, Body: []byte(body), ContentType: "multipart/form-data; boundary=xYz"})
-	if got := string(r.For("other", false)); got != body {
+	if got := string(r.For("other", false, nil)); got != body {
 		t.Errorf("got %q", got)
 	}
 }
@@ -505,7 +505,7 @@ func FuzzForm(f *testing.F) {
 		if len(models) != 1 || models[0] != r.Model {
 			t.Fatalf("read the model %q; another reader finds %q", r.Model, models)
 		}
-		after, ok := partsOf(r.For("new", false), params["boundary"])
+		after, ok := partsOf(r.For("new", false, nil), params["boundary"])
 		if !ok || valueOf(after, "model") != "new" || !reflect.DeepEqual(without(before, "model"), without(after, "model")) {
 			t.Fatalf("%q became %q", before, after)
 		}
@@ -581,7 +581,7 @@ func TestRequestDropReasoning(t *testing.T) {
 		if dropped != (tt.want != "") || string(r.Body) != want || r.Model != "m" || r.PreviousID != "r" || !r.Stream {
 			t.Errorf("%s: got %v, %s", tt.input, dropped, r.Body)
 		}
-		if got := string(r.For("n", false)); got != strings.Replace(want, `"m"`, `"n"`, 1) {
+		if got := string(r.For("n", false, nil)); got != strings.Replace(want, `"m"`, `"n"`, 1) {
 			t.Errorf("%s: then got %s", tt.input, got)
 		}
 	}
@@ -647,7 +647,7 @@ func BenchmarkRequest(b *testing.B) {
 			b.SetBytes(int64(len(bb.body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				r.For("other", true)
+				r.For("other", true, nil)
 			}
 		})
 		b.Run("estimate/"+bb.name, func(b *testing.B) {
@@ -671,7 +671,7 @@ func TestRequestAllocates(t *testing.T) {
 	}); n > 1 {
 		t.Errorf("Read makes %v allocations", n)
 	}
-	if n := testing.AllocsPerRun(100, func() { r.For("gpt-4o", false) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { r.For("gpt-4o", false, nil) }); n != 0 {
 		t.Errorf("For makes %v allocations when nothing has to change", n)
 	}
 }

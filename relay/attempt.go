@@ -49,7 +49,20 @@ func (c *call) prepareBody() {
 		return
 	}
 	c.asked, c.model = ask, c.target.sent
-	c.body = c.req.For(c.model, ask)
+	var made *room
+	body := c.req.For(c.model, ask, func(n int) []byte {
+		if made = newRoom(int64(n)); made == nil {
+			return make([]byte, 0, n)
+		}
+		return made.memory[:0:n]
+	})
+	c.setBody(body, made)
+}
+
+// setBody exchanges the body for the next attempt, and what it lies in.
+func (c *call) setBody(body []byte, in *room) {
+	c.spliced.release()
+	c.body, c.spliced = body, in
 }
 
 // reserve writes the attempt into the ledger before it is sent. The attempt
@@ -94,9 +107,6 @@ func (c *call) newRequest() (*http.Request, error) {
 	}
 	c.startWatchdog(first)
 	h := c.upstreamHeader(up)
-	if up.EditHeader != nil {
-		up.EditHeader(c.in, h)
-	}
 	if err := c.credential.Authorize(c.ctx, h); err != nil {
 		return nil, err
 	}
@@ -113,15 +123,28 @@ func (c *call) newRequest() (*http.Request, error) {
 		Method: c.in.Method, URL: at, Host: at.Host, Header: h,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
+	if host := h["Host"]; len(host) > 0 { // header_up may set it
+		req.Host = host[0]
+	}
 	if len(c.body) > 0 {
-		// A reader of a kind that the transport knows to lie in memory: header
-		// and body then leave in one write.
-		body := c.body
-		req.Body = io.NopCloser(bytes.NewReader(body))
+		body, in := c.body, c.spliced
+		if in == nil {
+			in = c.room
+		}
+		req.Body = reader(body, in)
 		req.ContentLength = int64(len(body))
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		req.GetBody = func() (io.ReadCloser, error) { return reader(body, in), nil }
 	}
 	return req.WithContext(c.ctx), nil
+}
+
+// reader returns a body to send. Without a room it is of a kind that the transport
+// knows to lie in memory: header and body then leave in one write.
+func reader(body []byte, in *room) io.ReadCloser {
+	if in == nil {
+		return io.NopCloser(bytes.NewReader(body))
+	}
+	return in.reader(body)
 }
 
 // upstreamQuery is the client's query without its credential.

@@ -18,9 +18,6 @@ var (
 )
 
 // readBody reads the request's body to its end, decoded, within the bounds.
-//
-// The memory is not taken from a pool: the transport may still be reading from a
-// body when its answer is already over.
 func (c *call) readBody() error {
 	r, in := c.r, c.in
 	if in.Body == nil || in.Body == http.NoBody {
@@ -62,12 +59,9 @@ func (c *call) readBody() error {
 	return nil
 }
 
-// Rooms for bodies: to begin with, if nobody named the length; and the most that
-// is taken on the word of somebody who did.
-const (
-	firstRoom = 4 << 10
-	mostRoom  = 4 << 20
-)
+// firstRoom is for bodies whose length nobody named. On the word of somebody who
+// did, mostRoom is taken at the most.
+const firstRoom = 4 << 10
 
 // readAll reads src into c.req.Body; length is negative if nobody named it. Room
 // is taken, and counted, as the body comes: a length is easily named.
@@ -82,7 +76,14 @@ func (c *call) readAll(src io.Reader, length int64) error {
 			return errNoRoom
 		}
 		c.held += room
-		body = append(make([]byte, 0, c.held), body...)
+		if c.room == nil && length == c.held {
+			c.room = newRoom(length)
+		}
+		if c.room != nil {
+			body = append(c.room.memory[:0:length], body...)
+		} else {
+			body = append(make([]byte, 0, c.held), body...)
+		}
 		for len(body) < cap(body) {
 			n, err := src.Read(body[len(body):cap(body)])
 			body = body[:len(body)+n]

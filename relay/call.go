@@ -56,6 +56,7 @@ type passage struct {
 	trace   *Trace
 	start   time.Time
 	held    int64 // of Relay.buffered
+	room    *room // of the request's body, if it is large
 
 	targets   []target
 	progress  []progress
@@ -89,11 +90,12 @@ type passage struct {
 	headerAt   time.Time
 	model      string // what body was made for
 	body       []byte
-	asked      bool // usage was asked for on the client's behalf
-	noUsage    bool // and must not be again
-	stripped   bool // reasoning was taken out
-	renewed    bool // the key's token was fetched anew
-	lingers    bool // the last event has passed, the upstream has not ended
+	spliced    *room // of body, if it is large and not the client's
+	asked      bool  // usage was asked for on the client's behalf
+	noUsage    bool  // and must not be again
+	stripped   bool  // reasoning was taken out
+	renewed    bool  // the key's token was fetched anew
+	lingers    bool  // the last event has passed, the upstream has not ended
 }
 
 // progress is how far a call has got with one of its targets.
@@ -147,6 +149,8 @@ func (c *call) till() {
 		c.routed.Release()
 	}
 	c.r.letGo(c.held)
+	c.room.release()
+	c.spliced.release()
 	c.settlePending(true)
 	// What belongs to the request is let go, buffers stay.
 	r := c.r
@@ -479,7 +483,7 @@ func (c *call) blame(o *outcome) {
 		return
 	case withoutReasoning:
 		c.stripped = c.req.DropReasoning()
-		c.body = nil
+		c.setBody(nil, nil)
 		return
 	case withFreshToken:
 		c.renewed = true

@@ -115,6 +115,12 @@ func (v *vault) kill(key string) {
 	v.dead[key] = true
 }
 
+func (v *vault) mend(key string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.dead, key)
+}
+
 // talk is a client's end of a conversation, as Codex holds it.
 type talk struct {
 	g        *gateway
@@ -255,9 +261,25 @@ func TestCodexConversations(t *testing.T) {
 		}
 	}
 
+	// The key is mended: what it had is there again, and what has moved stays.
+	v.mend(dead)
+	s.clock.advance(10 * time.Minute)
+	for _, c := range talks {
+		was := at(c)
+		c.say().wants(t, 200, "well")
+		if now := at(c); now != was {
+			t.Errorf("%s moved from %s to %s when the key came back", c.name, was, now)
+		}
+	}
+	if got := states(up); strings.Contains(got, "invalid") {
+		t.Error(got)
+	}
+
 	// It is taken out of the configuration: what it had is the dialect's 404.
-	after := &setup{t: t, clock: s.clock, health: s.health, client: s.client,
-		config: Config{Retries: DefaultRetries, TryDuration: DefaultTryDuration, Affinity: g.relay.Affinity}}
+	after := &setup{
+		t: t, clock: s.clock, health: s.health, client: s.client,
+		config: Config{Retries: DefaultRetries, TryDuration: DefaultTryDuration, Affinity: g.relay.Affinity},
+	}
 	after.upstream("a", url, strings.Join(slices.DeleteFunc(strings.Fields(keys), func(k string) bool { return k == dead }), " "), withPolicy(keypool.RoundRobin))
 	reloaded := after.start()
 	lost := 0
@@ -293,9 +315,7 @@ func TestStoredResponsesOfAMendedKey(t *testing.T) {
 	c.say().wants(t, 200, "well")
 	v.kill("k1")
 	c.say().wants(t, 502, "credential")
-	v.mu.Lock()
-	v.dead["k1"] = false
-	v.mu.Unlock()
+	v.mend("k1")
 	s.clock.advance(10 * time.Second) // the last resort tries a refused key so often
 	c.say().wants(t, 200, "well")
 	if got := states(up); got != "k1 ok, k2 ok" {

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/floway/floway/dialect"
@@ -12,14 +13,17 @@ import (
 // Request headers that go upstream, by dialect. Everything else stays here: the
 // client's credentials and cookies, and what SDKs say of themselves.
 var passedUp = [...][]string{
-	dialect.Chat:      {"Content-Type", "Accept", "Openai-Beta"},
-	dialect.Responses: {"Content-Type", "Accept", "Openai-Beta"},
-	dialect.Messages:  {"Content-Type", "Accept", "Anthropic-Version", "Anthropic-Beta"},
-	dialect.Gemini:    {"Content-Type", "Accept"},
+	dialect.Chat:      {"Content-Type", "Accept", "Openai-Beta", idempotencyKey},
+	dialect.Responses: {"Content-Type", "Accept", "Openai-Beta", idempotencyKey},
+	dialect.Messages:  {"Content-Type", "Accept", "Anthropic-Version", "Anthropic-Beta", idempotencyKey},
+	dialect.Gemini:    {"Content-Type", "Accept", idempotencyKey},
 }
+
+const idempotencyKey = "Idempotency-Key"
 
 var userAgent = []string{"floway"}
 
+// upstreamHeader is the header of a request upstream, but for the credential.
 func (c *call) upstreamHeader(u *Upstream) http.Header {
 	h := make(http.Header, 8)
 	h["User-Agent"] = userAgent
@@ -31,10 +35,16 @@ func (c *call) upstreamHeader(u *Upstream) http.Header {
 			h[name] = values
 		}
 	}
-	if values := c.in.Header["Idempotency-Key"]; len(values) > 0 {
-		// Under its canonical name the transport would take it as leave to send a
-		// request twice, of which the account would know nothing.
-		h["idempotency-key"] = values
+	if u.EditHeader != nil {
+		u.EditHeader(c.in, h)
+	}
+	// Under their canonical names the transport would take these as leave to send
+	// a request twice, of which the account would know nothing.
+	for _, name := range [...]string{idempotencyKey, "X-" + idempotencyKey} {
+		if values, ok := h[name]; ok {
+			delete(h, name)
+			h[strings.ToLower(name)] = values
+		}
 	}
 	return h
 }

@@ -266,7 +266,7 @@ func TestUpstreamQuery(t *testing.T) {
 func TestNoHiddenAttempts(t *testing.T) {
 	s := newSetup(t)
 	m := newMock(t)
-	s.upstream("a", m.URL, "a1")
+	a := s.upstream("a", m.URL, "a1")
 	m.on("a1", nil, cutOff) // the first leaves a connection to be used again
 	g := s.start()
 	g.chat().wants(t, 200, "hi")
@@ -274,6 +274,20 @@ func TestNoHiddenAttempts(t *testing.T) {
 	res.wants(t, 200, "hi")
 	if n := len(m.seen()); n != 3 || res.trace.Attempts != 2 || len(g.books.records()) != 3 {
 		t.Errorf("%d calls, %d attempts", n, res.trace.Attempts)
+	}
+	// Nor one that the configuration gives such a key.
+	a.EditHeader = func(_ *http.Request, h http.Header) {
+		h.Set("X-Idempotency-Key", "twice")
+		h.Set("Host", "elsewhere.example")
+	}
+	m.on("a1", func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != "elsewhere.example" || r.Header.Get("X-Idempotency-Key") != "twice" {
+			t.Errorf("%s %v", r.Host, r.Header)
+		}
+		panic(http.ErrAbortHandler)
+	})
+	if res := g.chat(); res.trace.Attempts != 2 || len(m.seen()) != 5 {
+		t.Errorf("%d calls, %d attempts", len(m.seen()), res.trace.Attempts)
 	}
 }
 

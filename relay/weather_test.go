@@ -120,7 +120,7 @@ const (
 	unreachable     // refuses connections
 )
 
-// spell is a stretch of one sky over a key, from and to seconds after the start.
+// spell is a stretch of one sky over a key; times count from the start.
 type spell struct {
 	from, to time.Duration
 	sky      sky
@@ -300,7 +300,7 @@ type answered struct {
 //   - in the calm the shares are those of the weights;
 //   - the account holds what the weather did: each attempt, each token.
 func TestWeather(t *testing.T) {
-	for _, seed := range []uint64{1, 2, 3, 4} {
+	for _, seed := range []uint64{1, 2} {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { weatherOf(t, seed) })
 		})
@@ -423,7 +423,7 @@ func (l *weatherLog) judge(a *answered) int {
 		}
 		return 0
 	}
-	retries, last1 := 0, len(all)
+	retries, allowed := 0, len(all)
 	for i, st := range all {
 		switch st.sky {
 		case sunny, cuttingLate:
@@ -432,10 +432,10 @@ func (l *weatherLog) judge(a *answered) int {
 			retries++
 		case hanging:
 			retries++
-			last1 = min(last1, i+1) // one more attempt, and no further
+			allowed = min(allowed, i+1) // one more attempt, and no further
 		}
 	}
-	if retries > DefaultRetries || last1 < len(all) {
+	if retries > DefaultRetries || allowed < len(all) {
 		return 1
 	}
 	for key := range l.byKey {

@@ -16,7 +16,7 @@ const (
 	// flushEvery is the time between two batches that are not full. The longer it
 	// is, the more records fall into the same rows of a batch; whoever wants to
 	// see the sums does not wait for it (see Flush).
-	flushEvery = 500 * time.Millisecond
+	flushEvery = time.Second
 	// checkEvery is how often an idle ledger looks whether the store still stands
 	// where it did: a store that went back in time would else not be noticed
 	// before the next request.

@@ -68,12 +68,6 @@ func (m *memFS) onCall(f func(n int, op string) fault) {
 	m.fault = f
 }
 
-func (m *memFS) count() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.calls
-}
-
 // do runs a call whose effect cannot be halved.
 func (m *memFS) do(op string, effect func() error) error {
 	f := m.call(op)

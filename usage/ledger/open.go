@@ -541,7 +541,7 @@ type lister struct {
 // take takes one part. ok says that it was the last one of a whole list.
 func (c *lister) take(p []byte) (open map[uint64]place, epoch uint64, ok bool) {
 	l, err := takeList(p)
-	if err != nil || l.part != 1 && l.part != c.next {
+	if err != nil || l.part != 1 && (c.next == 0 || l.part != c.next) {
 		c.next = 0
 		return nil, 0, false
 	}

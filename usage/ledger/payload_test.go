@@ -214,6 +214,9 @@ func TestListInParts(t *testing.T) {
 	if !ok || epoch != 7 || !reflect.DeepEqual(open, want) {
 		t.Errorf("got %v %d %v", open, epoch, ok)
 	}
+	if open, _, ok := new(lister).take(nil); ok {
+		t.Errorf("nothing is read as the list %v", open)
+	}
 	if open, _, ok := l.take(part(1, 1)); !ok || len(open) != 0 {
 		t.Error("an empty list is not read")
 	}

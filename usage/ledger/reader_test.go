@@ -348,6 +348,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(byte(Settled), putRecord(nil, &usage.Record{Client: "a", Seq: 4, Tokens: usage.Tokens{Output: 3}}))
 	f.Add(byte(Corrected), putCorrection(nil, &usage.Record{Client: "a"}, &usage.Record{Final: true}))
 	f.Add(byte(Listed), putList(nil, list{1, 1, 3, putPlace(nil, 4, place{1, 64})}))
+	f.Add(byte(Listed), []byte("0")) // a part without a number is no list
 	f.Add(byte(Missing), putGap(nil, gap{1, 2, "x"}))
 	f.Add(byte(Opened), putOpening(nil, opening{epoch: 3}, 5))
 	l := newTestLog(f)
