@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// MaxIncrements is how many counters a batch should raise at most, so that a
-	// store which does one thing at a time is not held up by it.
+	// MaxIncrements is how many counters a batch should raise at most in a store
+	// that does one thing at a time for many.
 	MaxIncrements = 4096
 	// MaxName is the length in bytes to which the names of a row are cut.
 	MaxName = 256
@@ -79,8 +79,8 @@ func (b *Batch) Correct(was, now *Record) {
 // Increments is how many counters of the store the batch raises.
 func (b *Batch) Increments() int { return b.increments }
 
-// Full says whether another record might pass MaxIncrements.
-func (b *Batch) Full() bool { return b.increments > MaxIncrements-headroom }
+// Full says whether another record might raise more counters than most.
+func (b *Batch) Full(most int) bool { return b.increments > most-headroom }
 
 func (b *Batch) raise(r *Record, c *Counts) {
 	var fields [Fields]Field

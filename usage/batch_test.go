@@ -226,7 +226,7 @@ func TestBatchCorrect(t *testing.T) {
 // TestBatchFull fills batches with the records that raise most.
 func TestBatchFull(t *testing.T) {
 	var b usage.Batch
-	for i := 0; !b.Full(); i++ {
+	for i := 0; !b.Full(usage.MaxIncrements); i++ {
 		was := record(fmt.Sprint("client", i), fmt.Sprint("model", i), noon)
 		was.Group, was.Upstream, was.Key = fmt.Sprint(i), fmt.Sprint(i), fmt.Sprint(i)
 		now := usage.Record{

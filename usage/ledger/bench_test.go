@@ -27,6 +27,8 @@ func (s *sink) Apply(_ context.Context, b *usage.Batch) (usage.Position, error) 
 	return s.at, nil
 }
 
+func (s *sink) MaxIncrements() int { return usage.MaxIncrements }
+
 // BenchmarkAttempt is a Reserve and a Settle, so two records.
 func BenchmarkAttempt(b *testing.B) {
 	for _, c := range []struct {
@@ -116,7 +118,7 @@ func BenchmarkFlush(b *testing.B) {
 		if _, _, err := sum(batch, f, interned); err != nil {
 			b.Fatal(err)
 		}
-		if batch.Full() {
+		if batch.Full(usage.MaxIncrements) {
 			batch = new(usage.Batch)
 		}
 	}

@@ -25,6 +25,8 @@ type remote struct {
 	client *rpc.Client
 }
 
+func (remote) MaxIncrements() int { return usage.MaxIncrements }
+
 // Server is the other side of a remote.
 type Server struct{ Store usage.Store }
 

@@ -177,7 +177,7 @@ func (f *flusher) cut() (b *usage.Batch, more bool, err error) {
 	var first time.Time
 	counted := 0
 	for scanned := 0; ; scanned++ {
-		if b.Full() || scanned == maxScanned {
+		if b.Full(f.cfg.Store.MaxIncrements()) || scanned == maxScanned {
 			more = true
 			break
 		}

@@ -97,6 +97,9 @@ func (s *Store) GoString() string { return s.name }
 // Retention implements usage.Store.
 func (s *Store) Retention() usage.Retention { return s.retention }
 
+// MaxIncrements keeps the script short: Redis does nothing else meanwhile.
+func (s *Store) MaxIncrements() int { return usage.MaxIncrements }
+
 // Close implements usage.Store.
 func (s *Store) Close() error {
 	if err := s.client.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {

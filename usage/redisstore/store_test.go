@@ -553,7 +553,7 @@ func BenchmarkApply(b *testing.B) {
 			var seq uint64
 			for b.Loop() {
 				batch := usage.Batch{Stream: id, From: seq, To: seq + 1}
-				for i := 0; i < 1000 && !batch.Full(); i++ {
+				for i := 0; i < 1000 && !batch.Full(usage.MaxIncrements); i++ {
 					r := attempt(fmt.Sprint("client", i%clients), now)
 					r.Model, r.FirstByte = fmt.Sprint("model", i%5), time.Second
 					batch.Add(&r)

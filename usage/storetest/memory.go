@@ -295,6 +295,9 @@ func (m *Memory) Audit(ctx context.Context) (usage.Audit, error) {
 // Retention implements usage.Store.
 func (m *Memory) Retention() usage.Retention { return m.Keep.WithDefaults() }
 
+// MaxIncrements is that of Redis.
+func (m *Memory) MaxIncrements() int { return usage.MaxIncrements }
+
 // Close implements usage.Store.
 func (m *Memory) Close() error {
 	m.mu.Lock()

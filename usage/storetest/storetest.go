@@ -164,7 +164,7 @@ func testLargeBatch(t subject) {
 	w := writer{subject: t, store: s, stream: stream(1)}
 	var all []usage.Record
 	b := w.batch()
-	for i := 0; !b.Full(); i++ {
+	for i := 0; !b.Full(usage.MaxIncrements); i++ {
 		r := records(now, 1)[0]
 		r.Client, r.Model = fmt.Sprintf("client-%d", i), fmt.Sprintf("model-%d", i)
 		b.Add(&r)
