@@ -108,7 +108,7 @@ func TestStoredResponses(t *testing.T) {
 	}
 	// The owner's key is dead: no other has it.
 	m.on("a2", fails(401, ""))
-	g.post("/v1/responses", `{"model":"gpt-5","input":"x","previous_response_id":"resp_2"}`).wants(t, 502, "credential")
+	g.post("/v1/responses", `{"model":"gpt-5","input":"x","previous_response_id":"resp_2"}`).wants(t, 404, "previous_response_not_found")
 	// It only fails: it is asked again, and nobody else.
 	n = len(m.seen())
 	m.on("a1", fails(500, ""))

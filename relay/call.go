@@ -64,7 +64,7 @@ type passage struct {
 	progBuf   [4]progress
 	routed    *keypool.Lease // the target that the route's policy chose
 	home      home           // where the conversation was, or the stored response is
-	stored    bool           // nobody but home has what is asked for
+	missing   *dialect.Error // nobody but home has what is asked for; to be said if home is lost
 	hash      uint64         // of the conversation; 0 if the request is not bound to a key
 	bound     affinityKey    // the conversation
 
@@ -262,7 +262,7 @@ func (c *call) mapStored(id, param, message string) *dialect.Error {
 		return missing
 	}
 	c.begin(c.targets[i : i+1])
-	c.home, c.stored = at, true
+	c.home, c.missing = at, missing
 	for other := range u.KeyIDs {
 		if other != key { // no other key has it
 			c.progress[0].spent.Add(other)

@@ -226,7 +226,7 @@ func TestCodexConversations(t *testing.T) {
 			was, before := at(c), len(v.of(c.name))
 			lives := was != dead
 			if !lives && !c.replays {
-				c.say().wants(t, 502, "credential") // nobody else has it, and the key may be mended
+				c.say().wants(t, 404, "previous_response_not_found") // nobody else has it
 				continue
 			}
 			c.say().wants(t, 200, "well")
@@ -314,7 +314,7 @@ func TestStoredResponsesOfAMendedKey(t *testing.T) {
 	c := &talk{g: g, name: "c", client: "alice"}
 	c.say().wants(t, 200, "well")
 	v.kill("k1")
-	c.say().wants(t, 502, "credential")
+	c.say().wants(t, 404, "previous_response_not_found")
 	v.mend("k1")
 	s.clock.advance(10 * time.Second) // the last resort tries a refused key so often
 	c.say().wants(t, 200, "well")

@@ -87,8 +87,18 @@ func (c *call) giveUp(err error) {
 	}
 	c.settlePending(true)
 	var none *keypool.Unavailable
-	if errors.As(err, &none) && c.stored {
-		none = c.homeUnavailable()
+	known := errors.As(err, &none)
+	if c.missing != nil {
+		home := c.homeUnavailable()
+		if home.Refused {
+			// The account is lost with all that it keeps. Who hears that it is not
+			// there can send the whole conversation again.
+			c.refuse(c.missing)
+			return
+		}
+		if known {
+			none = home
+		}
 	}
 	if none != nil && !none.Until.IsZero() && (c.wait.IsZero() || none.Until.Before(c.wait)) {
 		c.wait = none.Until
