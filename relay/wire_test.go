@@ -113,12 +113,14 @@ data: {"type":"response.completed","sequence_number":6,"response":{"id":"resp_01
 		},
 		{
 			"images by the piece", "/v1/images/generations", `{"model":"gpt-x","prompt":"a cat","n":2}`,
-			`{"created":1,"data":[{"b64_json":"aGk="},{"b64_json":"aG8="}]}`, "", usage.Tokens{Images: 2},
+			`{"created":1,"data":[{"b64_json":"aGk="},{"b64_json":"aG8="}]}`, "",
+			usage.Tokens{Images: 2},
 		},
 		{
 			"images by the token", "/v1/images/generations", `{"model":"gpt-x","prompt":"a cat"}`,
 			`{"created":1,"data":[{"b64_json":"aGk="}],"usage":{"input_tokens":50,"output_tokens":50,"total_tokens":100,"input_tokens_details":{"text_tokens":10,"image_tokens":40}}}`,
-			"", usage.Tokens{Input: 50, Output: 50, InImage: 40},
+			"",
+			usage.Tokens{Input: 50, Output: 50, InImage: 40},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
