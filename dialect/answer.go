@@ -498,3 +498,27 @@ func (a *Answer) endLong() {
 		a.format.take(a, a.long.name[:a.long.nameLen])
 	}
 }
+
+// EachEvent goes through the events of p, which holds whole ones, and calls visit
+// with the name and the data of each that has data. Both are good only during the
+// call.
+func EachEvent(p []byte, visit func(name, data []byte)) {
+	var e event
+	var joined []byte
+	start := 0
+	l := lines{p: p, lf: -1, last: true}
+	for {
+		line, ok := l.next()
+		if ok && !line.blank() {
+			e.add(p[start:], line.less(start), &joined)
+			continue
+		}
+		if data := e.text(p[start:], joined); len(data) > 0 {
+			visit(e.name.of(p[start:]), data)
+		}
+		if !ok {
+			return
+		}
+		start, e = l.pos, event{}
+	}
+}
