@@ -44,6 +44,7 @@ func init() {
 //			dialects           <dialect...>
 //			lb_policy          round_robin | weighted_round_robin | least_conn | random | first | sticky
 //			max_requests       <n>
+//			default_max_tokens <n>
 //			header_up          [+|-]<field> [<value>]
 //			first_byte_timeout <duration>
 //			idle_timeout       <duration>
@@ -331,6 +332,8 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 			u.LBPolicy, err = p.policy()
 		case "max_requests":
 			u.MaxRequests, err = p.count(name, 1)
+		case "default_max_tokens":
+			u.DefaultMaxTokens, err = p.count(name, 1)
 		case "header_up":
 			err = p.headerUp(u)
 		case "first_byte_timeout":

@@ -149,6 +149,11 @@ type Upstream struct {
 	// of all targets are taken, requests wait. Default: no limit
 	MaxRequests int `json:"max_requests,omitempty"`
 
+	// DefaultMaxTokens bounds the answers to requests that are translated into a
+	// dialect which wants a bound (Messages), where the client gives none.
+	// Default: 32000
+	DefaultMaxTokens int `json:"default_max_tokens,omitempty"`
+
 	// Headers changes the header of requests to the upstream.
 	Headers *headers.HeaderOps `json:"headers,omitempty"`
 

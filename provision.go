@@ -185,6 +185,10 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	up := &relay.Upstream{
 		Name: u.Name, Provider: made,
 		FirstByte: time.Duration(u.FirstByteTimeout), Idle: time.Duration(u.IdleTimeout),
+		DefaultMaxTokens: int64(u.DefaultMaxTokens),
+	}
+	if u.DefaultMaxTokens < 0 {
+		return errors.New("default_max_tokens cannot be negative")
 	}
 	if u.FirstByteTimeout < 0 || u.IdleTimeout < 0 {
 		return errors.New("time-outs cannot be negative")

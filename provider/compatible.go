@@ -22,6 +22,7 @@ type compatible struct {
 	vendor  vendor
 	base    *url.URL
 	speaks  map[string]bool
+	via     [4][]dialect.Dialect
 	urls    map[dialect.Operation]*url.URL
 	headers http.Header
 }
@@ -40,6 +41,10 @@ func (v vendor) open(c Config) (Upstream, error) {
 		return nil, err
 	}
 	u := &compatible{vendor: v, base: base, speaks: speaks, urls: map[dialect.Operation]*url.URL{}, headers: http.Header{}}
+	// What a server behind another address speaks besides Chat Completions is not
+	// known: its own clients may try, but nothing is translated into it.
+	sure := len(c.Dialects) > 0 || c.BaseURL == "" || !speaks["chat"]
+	u.via = viaOf(func(d dialect.Dialect) bool { return speaks[d.String()] && (sure || d == dialect.Chat) })
 	for op := range dialect.Operations() {
 		if op.Path() != "" {
 			u.urls[op] = base.JoinPath(op.Path())
@@ -66,6 +71,8 @@ func (v vendor) open(c Config) (Upstream, error) {
 var compatibleFeatures = slices.DeleteFunc(slices.Clone(dialect.Features), func(f string) bool { return f == "gemini" })
 
 func (u *compatible) Speaks(op dialect.Operation, _ string) bool { return u.speaks[op.Feature()] }
+
+func (u *compatible) Via(from dialect.Dialect, _ string) []dialect.Dialect { return u.via[from] }
 
 func (u *compatible) Address(call *dialect.Call, _ string) *url.URL {
 	if call.Op == dialect.StoredResponse {

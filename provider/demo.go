@@ -47,7 +47,10 @@ var demoRefusals = refusals{
 }
 
 // demo is an upstream of the kind demo.
-type demo struct{ speaks map[string]bool }
+type demo struct {
+	speaks map[string]bool
+	via    [4][]dialect.Dialect
+}
 
 func openDemo(c Config) (Upstream, error) {
 	if c.BaseURL != "" {
@@ -60,10 +63,12 @@ func openDemo(c Config) (Upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return demo{speaks}, nil
+	return demo{speaks, viaOf(func(d dialect.Dialect) bool { return speaks[d.String()] })}, nil
 }
 
 func (d demo) Speaks(op dialect.Operation, _ string) bool { return d.speaks[op.Feature()] }
+
+func (d demo) Via(from dialect.Dialect, _ string) []dialect.Dialect { return d.via[from] }
 
 // Address returns a URL of the form that the dialect's own service has, on a host
 // that cannot exist.

@@ -41,6 +41,10 @@ type Upstream interface {
 	// Speaks says whether the upstream answers the operation natively for a
 	// model of its own.
 	Speaks(op dialect.Operation, model string) bool
+	// Via returns the dialects, best first, in which the upstream can be asked for
+	// a model on behalf of a client whose dialect it does not speak. The slice is
+	// shared.
+	Via(from dialect.Dialect, model string) []dialect.Dialect
 	// Address returns where the call is answered for that model of the
 	// upstream's, without the client's query. The URL is shared: it must not be
 	// changed.
@@ -194,6 +198,28 @@ func harmless(raw string) string {
 		raw = raw[:i]
 	}
 	return raw
+}
+
+// bridges are the dialects into which requests of each are translated, best first:
+// those that keep the most of it.
+var bridges = [...][]dialect.Dialect{
+	dialect.Chat:      {dialect.Responses, dialect.Messages, dialect.Gemini},
+	dialect.Responses: {dialect.Messages, dialect.Chat, dialect.Gemini},
+	dialect.Messages:  {dialect.Responses, dialect.Chat, dialect.Gemini},
+	dialect.Gemini:    {dialect.Messages, dialect.Responses, dialect.Chat},
+}
+
+// viaOf returns, for each dialect of a client, those of the upstream's into which
+// its requests can be translated.
+func viaOf(speaks func(dialect.Dialect) bool) (via [4][]dialect.Dialect) {
+	for from, all := range bridges {
+		for _, d := range all {
+			if speaks(d) {
+				via[from] = append(via[from], d)
+			}
+		}
+	}
+	return via
 }
 
 // version is how a path segment looks that is a version: v1, v4, v1beta, v1p1beta1.

@@ -19,7 +19,9 @@ import (
 // means.
 func (c *call) try() (o outcome, done bool) {
 	c.credential = c.target.up.Credentials[c.lease.Key()].current()
-	c.prepareBody()
+	if err := c.prepareBody(); err != nil {
+		return c.inexpressible(err), false
+	}
 	if err := c.reserve(); err != nil {
 		c.refuse(err)
 		return outcome{}, true
@@ -42,12 +44,16 @@ func (c *call) try() (o outcome, done bool) {
 }
 
 // prepareBody makes the body for the target, unless the last attempt's serves.
-func (c *call) prepareBody() {
-	ask := c.req.UsageOnRequest() && !c.req.AsksUsage && !c.noUsage &&
-		!c.target.up.refusesUsage.has(c.target.sent, c.r.Now())
-	if c.body != nil && ask == c.asked && c.model == c.target.sent {
-		return
+func (c *call) prepareBody() error {
+	ask := !c.noUsage && !c.target.up.refusesUsage.has(c.target.sent, c.r.Now())
+	if len(c.target.via) > 0 {
+		return c.translate(ask)
 	}
+	ask = ask && c.req.UsageOnRequest() && !c.req.AsksUsage
+	if c.body != nil && c.translated == nil && ask == c.asked && c.model == c.target.sent {
+		return nil
+	}
+	c.op, c.translated = c.req.Call.Op, nil
 	c.asked, c.model = ask, c.target.sent
 	var made *room
 	body := c.req.For(c.model, ask, func(n int) []byte {
@@ -57,6 +63,7 @@ func (c *call) prepareBody() {
 		return made.memory[:0:n]
 	})
 	c.setBody(body, made)
+	return nil
 }
 
 // setBody exchanges the body for the next attempt, and what it lies in.
@@ -110,8 +117,12 @@ func (c *call) newRequest() (*http.Request, error) {
 	if err := c.credential.Authorize(c.ctx, h); err != nil {
 		return nil, err
 	}
-	at := up.Provider.Address(&c.req.Call, c.target.sent)
-	if q := upstreamQuery(c.in.URL.RawQuery); q != "" {
+	asked, query := &c.req.Call, c.in.URL.RawQuery
+	if c.translated != nil {
+		asked, query = c.translatedCall()
+	}
+	at := up.Provider.Address(asked, c.target.sent)
+	if q := upstreamQuery(query); q != "" {
 		with := *at
 		if with.RawQuery != "" {
 			q = with.RawQuery + "&" + q
@@ -300,7 +311,7 @@ func (c *call) settle(final bool) {
 
 // count fills in what an attempt used that was sent and not refused.
 func (c *call) count() {
-	a, rec, op := &c.answer, c.rec, c.req.Call.Op
+	a, rec, op := &c.answer, c.rec, c.op
 	if c.answered {
 		rec.Answered = a.Model
 	}

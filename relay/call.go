@@ -12,6 +12,7 @@ import (
 
 	"github.com/floway/floway/access"
 	"github.com/floway/floway/dialect"
+	"github.com/floway/floway/dialect/translate"
 	"github.com/floway/floway/keypool"
 	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
@@ -88,7 +89,12 @@ type passage struct {
 	cancel     context.CancelCauseFunc
 	sentAt     time.Time
 	headerAt   time.Time
-	model      string // what body was made for
+	op         dialect.Operation       // what the upstream is asked for
+	conv       *translate.Conversation // the request in no dialect, once it was needed
+	translated *translate.Request      // the request, if body is a translation of it
+	way        *translate.Answer       // of the answer, if it is translated
+	gathered   []byte                  // of an answer that is translated as a whole
+	model      string                  // what body was made for
 	body       []byte
 	spliced    *room // of body, if it is large and not the client's
 	asked      bool  // usage was asked for on the client's behalf
@@ -96,6 +102,7 @@ type passage struct {
 	stripped   bool  // reasoning was taken out
 	renewed    bool  // the key's token was fetched anew
 	lingers    bool  // the last event has passed, the upstream has not ended
+	unreadable bool  // the answer cannot be translated
 }
 
 // progress is how far a call has got with one of its targets.
@@ -482,7 +489,8 @@ func (c *call) blame(o *outcome) {
 		c.target.up.refusesUsage.add(c.target.sent, c.r.Now())
 		return
 	case withoutReasoning:
-		c.stripped = c.req.DropReasoning()
+		c.stripped = c.translated != nil || c.req.DropReasoning()
+		c.conv = nil
 		c.setBody(nil, nil)
 		return
 	case withFreshToken:
@@ -498,6 +506,12 @@ func (c *call) blame(o *outcome) {
 		c.at.spent.Add(key)
 	}
 	c.lease.Report(c.verdict(o))
+	if o.unfit {
+		for other := range c.target.up.KeyIDs {
+			c.at.tried.Add(other)
+			c.at.spent.Add(other)
+		}
+	}
 	if o.next == otherTarget || o.next == otherKey && c.failsHere() >= 2 {
 		for i := range c.targets {
 			if c.targets[i].up == c.target.up {

@@ -20,6 +20,10 @@ type passing struct {
 	known int64 // bytes that are to come in all; negative if nobody said
 	json  bool  // it is to be JSON, and no event stream
 	first byte  // of what came, but for blanks
+	told  bool  // a translated answer was ended
+	// length is how long the part of the answer is that is known when it is
+	// committed.
+	length int
 }
 
 // deliver passes an answer of success on. done is false if it failed before the
@@ -27,16 +31,20 @@ type passing struct {
 func (c *call) deliver(res *http.Response) (o outcome, done bool) {
 	kind := res.Header.Get("Content-Type")
 	events := isType(kind, "text/event-stream")
-	c.answer.Reset(c.req.Call.Op, events, c.asked)
-	c.answered = true
+	c.answer.Reset(c.op, events, c.asked)
+	c.answered, c.unreadable, c.gathered = true, false, c.gathered[:0]
+	if c.way = nil; c.translated != nil {
+		c.way = c.translated.Answer(events)
+	}
 	src := decoded(res)
 	p := passing{known: res.ContentLength, json: isType(kind, "application/json")}
 	d := c.down
-	d.hold(res)
+	gathers := c.gathers()
+	d.hold(res, gathers)
 	flows := false // nothing can be healed any more
 	n := 0         // bytes in the window
 	for {
-		if flows && !c.answer.Terminal {
+		if (flows || gathers) && !c.answer.Terminal {
 			d.arm(c.idle())
 		}
 		d.reading.Store(true)
@@ -50,6 +58,12 @@ func (c *call) deliver(res *http.Response) (o outcome, done bool) {
 			ready, rest = c.lookEvents(&p, d.window[:n], err)
 		} else {
 			ready, err = d.window[:n], c.lookPlain(&p, d.window[:n], err)
+		}
+		if c.way != nil {
+			ready = c.retell(&p, ready, full && len(rest) == 0)
+			if c.unreadable && err == nil {
+				err = errUnreadable
+			}
 		}
 		if c.answer.Content && c.rec.FirstByte == 0 {
 			c.firstByte()
@@ -65,7 +79,7 @@ func (c *call) deliver(res *http.Response) (o outcome, done bool) {
 		}
 		n = copy(d.window, rest)
 		if n == len(d.window) || full && !events {
-			d.widen(events)
+			d.widen(events, c.maxEvent())
 		}
 	}
 }
@@ -74,7 +88,7 @@ func (c *call) deliver(res *http.Response) (o outcome, done bool) {
 // what must stand in front of what comes next.
 func (c *call) lookEvents(p *passing, window []byte, err error) (ready, rest []byte) {
 	a := &c.answer
-	full := len(window) == len(c.down.window) && len(window) >= dialect.MaxEvent
+	full := len(window) == len(c.down.window) && len(window) >= c.maxEvent()
 	ready, used := a.Split(window, full)
 	rest = window[used:]
 	if err == io.EOF && a.Rest(rest) {
@@ -118,16 +132,21 @@ func (c *call) hold(p *passing, ready []byte, err error) (flows, lost bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	more := err == nil && len(d.held)+len(ready) <= maxHeld
-	if a.EventStream() {
+	switch {
+	case d.phase == gathering:
+		lost = err != nil && !p.whole || a.Failed
+		more = err == nil && !p.whole
+	case a.EventStream():
 		lost = !a.Content && (a.Failed || err != nil && !p.whole)
 		more = more && !a.Content && !p.whole
-	} else {
+	default:
 		// A JSON object is of no use before its end: as much as fits is gathered,
 		// so that it leaves in one piece and can still be healed. An array is one
 		// of Google's streams.
 		lost = err != nil && (!p.whole || a.Failed)
 		more = more && p.json && p.first != '['
 	}
+	lost = lost || c.unreadable
 	switch {
 	case d.phase == flowing: // the timer was first
 		return true, false
@@ -138,18 +157,23 @@ func (c *call) hold(p *passing, ready []byte, err error) (flows, lost bool) {
 		d.held = append(d.held, ready...)
 		return false, false
 	}
-	c.commit()
+	p.length = len(d.held) + len(ready)
+	c.commit(p)
 	return true, false
 }
 
 // commit sends the header. From here on nothing can be healed. The lock is held.
-func (c *call) commit() {
+func (c *call) commit(p *passing) {
 	d := c.down
 	res := d.res
 	d.phase, d.res = flowing, nil
 	h := c.w.Header()
-	c.copyHeader(res.Header)
 	c.copyIDs(res.Header)
+	if c.way != nil {
+		c.commitTranslated(p)
+		return
+	}
+	c.copyHeader(res.Header)
 	if enc := res.Header["Content-Encoding"]; len(enc) > 0 {
 		h["Content-Encoding"] = enc
 	}
@@ -202,10 +226,13 @@ func (c *call) pass(p *passing, ready []byte, err error) (ended bool) {
 		// After a polite end the server flushes by itself.
 		c.forward(ready, err == nil || !p.whole || a.Failed)
 	}
+	if c.way != nil && a.Failed && !p.told {
+		c.failTranslated(p)
+	}
 	switch {
 	case c.down.err != nil:
 		c.left()
-	case p.whole && a.Failed && !a.Finished:
+	case p.whole && a.Failed && (!a.Finished || c.way != nil):
 		panic(http.ErrAbortHandler) // an error event is no polite end
 	case err == nil:
 		if a.Terminal {
@@ -249,15 +276,22 @@ func (c *call) served() {
 // connection, because many readers look for neither errors nor ends.
 func (c *call) cut() {
 	reason := "the upstream broke off in the middle of the answer"
-	if c.silent() {
+	switch {
+	case c.silent():
 		reason = "the upstream fell silent in the middle of the answer"
+	case c.unreadable:
+		reason = "the upstream's answer cannot be understood"
 	}
 	c.report(&outcome{class: keypool.Failed, reason: reason})
 	c.rec.Outcome = usage.Cut
 	c.count()
 	c.settle(true)
-	if c.answer.EventStream() {
-		e := &dialect.Error{Fault: dialect.BadUpstream, Message: reason, Request: c.trace.Request}
+	e := &dialect.Error{Fault: dialect.BadUpstream, Message: reason, Request: c.trace.Request}
+	switch {
+	case c.way != nil:
+		c.way.Fail(e)
+		c.forward(c.way.Take(), true)
+	case c.answer.EventStream():
 		event := e.Event(c.req.Call.Op, c.answer.Events)
 		if c.answer.Unfinished() {
 			event = append([]byte("\n\n"), event...)
@@ -298,6 +332,13 @@ func (c *call) lost(res *http.Response) (o outcome) {
 		o = c.problemOutcome()
 		c.rec.Outcome = usage.Refused
 		c.keep(c.refusalOf(problemStatus(&a.Problem), res.Header, nil, &a.Problem, &o))
+	case c.unreadable:
+		o = outcome{class: keypool.Failed, next: otherKey, reason: "unreadable answer"}
+		c.rec.Outcome = usage.Cut
+		c.keep(refusal{header: res.Header, rank: noAnswer, err: &dialect.Error{
+			Fault:   dialect.BadUpstream,
+			Message: "the upstream's answer cannot be understood",
+		}})
 	default:
 		o = outcome{class: keypool.Failed, next: otherKey, reason: "cut before content"}
 		c.rec.Outcome = usage.Cut
@@ -318,7 +359,7 @@ func (c *call) remember() {
 	var keys [2]affinityKey
 	known := keys[:0]
 	switch {
-	case c.req.Call.Op == dialect.CreateResponse && c.answer.ID != "":
+	case c.op == dialect.CreateResponse && c.way == nil && c.answer.ID != "":
 		known = append(known, responseKey(c.client.Name, c.answer.ID))
 	case c.req.Call.Op == dialect.StoredResponse && c.in.Method == http.MethodDelete:
 		c.r.Affinity.forget(responseKey(c.client.Name, c.req.Call.ID))

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/floway/floway/dialect"
 )
 
 // Bounds of an answer that is held back: how long after its header came, and how
@@ -54,10 +52,11 @@ type downstream struct {
 type phase uint8
 
 const (
-	over    phase = iota // the timer comes too late
-	waiting              // for the header of the answer
-	holding              // the header and what came behind it
-	flowing              // to the client; nothing can be healed
+	over      phase = iota // the timer comes too late
+	waiting                // for the header of the answer
+	holding                // the header and what came behind it
+	gathering              // an answer that is of use only as a whole
+	flowing                // to the client; nothing can be healed
 )
 
 // epoch is what due is counted from.
@@ -113,15 +112,19 @@ func (d *downstream) stop() bool {
 }
 
 // hold begins to hold an answer back.
-func (d *downstream) hold(res *http.Response) {
+func (d *downstream) hold(res *http.Response, gathers bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.small == nil {
 		d.small = make([]byte, smallWindow)
 	}
-	d.phase, d.res = holding, res
+	if d.phase, d.res = holding, res; gathers {
+		d.phase = gathering
+	}
 	d.held, d.window, d.err = d.held[:0], d.small, nil
-	d.arm(maxHold)
+	if !gathers {
+		d.arm(maxHold)
+	}
 }
 
 // bark is the timer's call.
@@ -132,22 +135,22 @@ func (d *downstream) bark() {
 		return
 	}
 	switch c := d.call; d.phase {
-	case waiting, flowing:
+	case waiting, gathering, flowing:
 		// Time that the client takes to read is not the upstream's.
 		if d.reading.Load() {
 			c.cancel(errSilent)
 		}
 	case holding:
 		d.arm(c.idle())
-		c.commit()
+		c.commit(nil)
 		c.forward(nil, true)
 	}
 }
 
-// widen makes the window larger.
-func (d *downstream) widen(events bool) {
+// widen makes the window larger, for events up to most.
+func (d *downstream) widen(events bool, most int) {
 	switch {
-	case events && len(d.window) < dialect.MaxEvent:
+	case events && len(d.window) < most:
 		wider := make([]byte, 4*len(d.window))
 		copy(wider, d.window)
 		d.window = wider

@@ -44,6 +44,9 @@ func (c *call) refusalOf(status int, h http.Header, body []byte, p *dialect.Prob
 		kept.rank = noSuch
 	}
 	switch {
+	case c.translated != nil && o.class != keypool.Invalid && o.next != withFreshToken && (status < 300 || status > 399):
+		kept.err = foreign(status, p)
+		kept.err.Param = "" // a field that the client did not send
 	case o.class == keypool.Invalid || o.next == withFreshToken:
 		kept.err = &dialect.Error{Fault: dialect.BadUpstream, Message: "the upstream refuses the gateway's credential"}
 	case status >= 300 && status < 400:

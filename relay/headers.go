@@ -30,9 +30,13 @@ func (c *call) upstreamHeader(u *Upstream) http.Header {
 	for name, values := range u.Provider.Headers() {
 		h[name] = values
 	}
-	for _, name := range passedUp[c.dialect] {
-		if values := c.in.Header[name]; len(values) > 0 {
-			h[name] = values
+	if c.translated != nil {
+		h["Content-Type"] = jsonType
+	} else {
+		for _, name := range passedUp[c.dialect] {
+			if values := c.in.Header[name]; len(values) > 0 {
+				h[name] = values
+			}
 		}
 	}
 	if u.EditHeader != nil {
@@ -60,6 +64,7 @@ var passedDown = []string{
 var upstreamIDs = []string{"X-Request-Id", "Request-Id", "Apim-Request-Id"}
 
 var (
+	jsonType  = []string{"application/json"}
 	noStore   = []string{"no-store"}
 	noBuffer  = []string{"no"}
 	closeConn = []string{"close"}

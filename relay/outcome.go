@@ -26,6 +26,8 @@ type outcome struct {
 	free bool
 	// lastTry: one more attempt and no further.
 	lastTry bool
+	// unfit: the target cannot be asked for this at all.
+	unfit bool
 	// gone: the client has left; nobody is to blame and nothing comes next.
 	gone bool
 }
@@ -111,7 +113,7 @@ func (c *call) answerOutcome(status int, h http.Header, p *dialect.Problem) outc
 	switch {
 	case meaning == provider.UnknownField && c.asked:
 		o.next, o.free = withoutUsage, true
-	case meaning == provider.ForeignReasoning && !c.stripped && c.req.Call.Op == dialect.CreateResponse:
+	case meaning == provider.ForeignReasoning && !c.stripped && c.op == dialect.CreateResponse:
 		o.next, o.free = withoutReasoning, true
 	case status == http.StatusUnauthorized || meaning == provider.BadCredential:
 		o.class, o.next, o.free = keypool.Invalid, otherKey, true

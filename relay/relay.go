@@ -63,6 +63,9 @@ type Upstream struct {
 	// FirstByte bounds the time until the response's header; 0 for the default.
 	// Idle bounds silence in the middle of an answer; 0 for the default.
 	FirstByte, Idle time.Duration
+	// DefaultMaxTokens bounds the answers to translated requests whose dialect wants
+	// a bound and whose client gave none; 0 for translate.DefaultMaxTokens.
+	DefaultMaxTokens int64
 	// Sticky sends every conversation to the key that served it last.
 	Sticky bool
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/floway/floway/access"
 	"github.com/floway/floway/dialect"
+	"github.com/floway/floway/dialect/translate"
 )
 
 // target is one upstream that can serve a request, with the model's names there.
@@ -12,6 +13,9 @@ type target struct {
 	up *Upstream
 	// model is the public name that the target serves, sent the upstream's own.
 	model, sent string
+	// via are the dialects in which the upstream can be asked, best first; empty if
+	// it speaks the client's.
+	via []dialect.Dialect
 	// line is the index of the route's line that names the target.
 	line int
 }
@@ -110,12 +114,22 @@ func (r *Relay) rules(q *lookup, name string, into []target) []target {
 	return into
 }
 
-// offer adds a target if the client may use it and it speaks the operation.
+// offer adds a target if the client may use it and it speaks the operation, or
+// one into which that translates.
 func (q *lookup) offer(into []target, u *Upstream, model, sent string) []target {
-	if !q.client.MayUse(u.Name) || q.op != dialect.None && !u.Provider.Speaks(q.op, sent) {
+	if !q.client.MayUse(u.Name) {
 		return into
 	}
-	return append(into, target{up: u, model: model, sent: sent})
+	t := target{up: u, model: model, sent: sent}
+	if q.op != dialect.None && !u.Provider.Speaks(q.op, sent) {
+		if !translate.Speaks(q.op) {
+			return into
+		}
+		if t.via = u.Provider.Via(q.op.Dialect(), sent); len(t.via) == 0 {
+			return into
+		}
+	}
+	return append(into, t)
 }
 
 // bare returns the model of <upstream>/<model>, or the name itself.

@@ -24,6 +24,8 @@ func (v vendor) Family(model string) bool {
 	return slices.ContainsFunc(v.families, func(f string) bool { return strings.HasPrefix(model, f) })
 }
 
+func (v vendor) Via(dialect.Dialect, string) []dialect.Dialect { return nil }
+
 func (v vendor) Speaks(op dialect.Operation, _ string) bool {
 	return v.features == nil || slices.Contains(v.features, op.Feature())
 }

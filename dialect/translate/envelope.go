@@ -98,7 +98,7 @@ func stateOf(text string, maker dialect.Dialect) State {
 // readable says whether the upstream that is asked made the state: only then may
 // it see it.
 func (r *Request) readable(s *State) bool {
-	return !s.Empty() && s.Maker == r.to && s.Upstream != "" && s.Upstream == r.o.Upstream
+	return !r.o.NoState && !s.Empty() && s.Maker == r.to && s.Upstream != "" && s.Upstream == r.o.Upstream
 }
 
 // sealed returns a state that the answering upstream made, for the client.

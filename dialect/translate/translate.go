@@ -26,6 +26,8 @@ type Options struct {
 	MaxTokens int64
 	// NoStreamOptions: the upstream does not know stream_options.
 	NoStreamOptions bool
+	// NoState: the upstream refused sealed reasoning that it had made itself.
+	NoState bool
 	// Now is when the request came: the answer's time of creation.
 	Now time.Time
 	// NewID makes the random part of an id; nil for crypto/rand.Text.
