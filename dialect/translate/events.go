@@ -81,6 +81,7 @@ type reply struct {
 // gather puts a whole answer together from its events.
 type gather struct {
 	reply
+	bufs  [][]byte    // of the parts: text or arguments, until Finish
 	open  bool        // the last part takes more text
 	calls map[int]int // by number: index of the part
 	ended bool
@@ -98,7 +99,7 @@ func (g *gather) take(e *Event) {
 		g.text(Thought, e.Text)
 	case Sealed:
 		if n := len(g.parts); !g.open || g.parts[n-1].Kind != Thought {
-			g.parts = append(g.parts, Part{Kind: Thought})
+			g.add(Part{Kind: Thought})
 		}
 		g.parts[len(g.parts)-1].State = e.State
 		g.open = false
@@ -109,28 +110,41 @@ func (g *gather) take(e *Event) {
 			g.calls = map[int]int{}
 		}
 		g.calls[e.Call] = len(g.parts)
-		g.parts = append(g.parts, Part{
+		g.add(Part{
 			Kind: Call, State: e.State,
 			Call: &ToolCall{ID: e.ID, Name: e.Name, Space: e.Space, Custom: e.Custom},
 		})
 		g.open = false
 	case CallPiece:
 		if i, ok := g.calls[e.Call]; ok {
-			g.parts[i].Call.Arguments += string(e.Text)
+			g.bufs[i] = append(g.bufs[i], e.Text...)
 		}
 	case CallEnd:
 	case Finish:
 		g.reason, g.stopSequence, g.ended = e.Reason, e.StopSequence, true
+		for i := range g.parts {
+			if p := &g.parts[i]; p.Kind == Call {
+				p.Call.Arguments = string(g.bufs[i])
+			} else {
+				p.Text = string(g.bufs[i])
+			}
+		}
 	}
+}
+
+func (g *gather) add(p Part) {
+	g.parts = append(g.parts, p)
+	g.bufs = append(g.bufs, nil)
 }
 
 // text adds a piece to the block under way, or begins one.
 func (g *gather) text(kind Kind, piece []byte) {
 	if n := len(g.parts); g.open && g.parts[n-1].Kind == kind {
-		g.parts[n-1].Text += string(piece)
+		g.bufs[n-1] = append(g.bufs[n-1], piece...)
 		return
 	}
-	g.parts = append(g.parts, Part{Kind: kind, Text: string(piece)})
+	g.add(Part{Kind: kind})
+	g.bufs[len(g.bufs)-1] = append([]byte(nil), piece...)
 	g.open = true
 }
 

@@ -21,6 +21,7 @@ const (
 	serialCalls
 	jsonFormat
 	schemaFormat
+	otherFormat
 	effort
 	verbosity
 	cacheKey
@@ -101,12 +102,13 @@ var rules = [features]rule{
 	presencePenalty:   {"presence penalty", [4]verdict{carry, drop, drop, carry}},
 	frequencyPenalty:  {"frequency penalty", [4]verdict{carry, drop, drop, carry}},
 	seed:              {"seed", [4]verdict{carry, drop, drop, carry}},
-	candidates:        {"more than one answer", [4]verdict{carry, refuse, refuse, carry}},
+	candidates:        {"more than one answer", [4]verdict{carry, refuse, refuse, refuse}},
 	logitBias:         {"logit bias", [4]verdict{carry, refuse, refuse, refuse}},
-	logProbs:          {"log probabilities", [4]verdict{carry, carry, refuse, carry}},
+	logProbs:          {"log probabilities", [4]verdict{carry, refuse, refuse, refuse}},
 	serialCalls:       {"one call at a time", [4]verdict{carry, carry, carry, change}},
 	jsonFormat:        {"any JSON object", [4]verdict{carry, carry, change, carry}},
 	schemaFormat:      {"JSON of a schema", [4]verdict{carry, carry, carry, carry}},
+	otherFormat:       {"other forms of the answer", [4]verdict{refuse, refuse, refuse, carry}},
 	effort:            {"reasoning effort", [4]verdict{carry, carry, carry, carry}},
 	verbosity:         {"verbosity", [4]verdict{carry, carry, drop, drop}},
 	cacheKey:          {"cache key", [4]verdict{carry, carry, drop, drop}},

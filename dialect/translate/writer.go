@@ -38,6 +38,12 @@ func (w *writer) name(name string) {
 	w.b = append(w.b, '"', ':')
 }
 
+// escapedName begins a member whose name may need escapes.
+func (w *writer) escapedName(name string) {
+	w.string(name)
+	w.b = append(w.b, ':')
+}
+
 // literal writes JSON that is known to be valid: a word, a number, a whole value.
 func (w *writer) literal(json string) {
 	w.comma()
