@@ -122,15 +122,40 @@ func (q *lookup) offer(into []target, u *Upstream, model, sent string) []target 
 	}
 	t := target{up: u, model: model, sent: sent}
 	if q.op != dialect.None && !u.Provider.Speaks(q.op, sent) {
-		if !translate.Speaks(q.op) {
-			return into
-		}
-		if t.via = u.Provider.Via(q.op.Dialect(), sent); len(t.via) == 0 {
+		if t.via = u.via(q.op, sent); len(t.via) == 0 {
 			return into
 		}
 	}
 	return append(into, t)
 }
+
+// via returns the dialects into which a call of that operation can be translated
+// for the upstream, best first.
+func (u *Upstream) via(op dialect.Operation, model string) []dialect.Dialect {
+	switch translate.KindOf(op) {
+	case translate.Conversing:
+		return u.Provider.Via(op.Dialect(), model)
+	case translate.Counting:
+		var via []dialect.Dialect
+		for _, d := range u.Provider.Via(op.Dialect(), model) {
+			if count := translate.CountOf(d); count != dialect.None && u.Provider.Speaks(count, model) {
+				via = append(via, d)
+			}
+		}
+		return via
+	case translate.Embedding:
+		switch {
+		case op.Dialect() == dialect.Gemini && u.Provider.Speaks(dialect.Embeddings, model):
+			return embeddingsVia[dialect.Chat]
+		case op.Dialect() == dialect.Chat && u.Provider.Speaks(dialect.BatchEmbedContents, model):
+			return embeddingsVia[dialect.Gemini]
+		}
+	}
+	return nil
+}
+
+// embeddingsVia are the ways of requests for embeddings, by the upstream's dialect.
+var embeddingsVia = [...][]dialect.Dialect{dialect.Chat: {dialect.Chat}, dialect.Gemini: {dialect.Gemini}}
 
 // bare returns the model of <upstream>/<model>, or the name itself.
 func (r *Relay) bare(name string) string {

@@ -58,7 +58,8 @@ type Conversation struct {
 	// repeat: a JSON object's members, in the order of the request.
 	Echo []Member
 
-	used []usedField
+	used  []usedField
+	embed *embedding // what is asked for are embeddings, and nothing else
 }
 
 // Number is a number as it is spelled in JSON.

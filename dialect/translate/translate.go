@@ -38,20 +38,46 @@ type Options struct {
 // neither the client nor the configuration gives one.
 const DefaultMaxTokens = 32_000
 
-// Speaks says whether the operation is one that translates.
-func Speaks(op dialect.Operation) bool {
+// CallKind says what an operation asks for, as far as it translates.
+type CallKind uint8
+
+const (
+	// Untranslated operations only pass through.
+	Untranslated CallKind = iota
+	// Conversing translates between all dialects.
+	Conversing
+	// Counting translates between the dialects that can count tokens (CountOf).
+	Counting
+	// Embedding translates between Chat Completions' side and Gemini's.
+	Embedding
+)
+
+// KindOf returns the kind of an operation.
+func KindOf(op dialect.Operation) CallKind {
 	switch op {
 	case dialect.ChatCompletions, dialect.CreateResponse, dialect.CreateMessage, dialect.GenerateContent, dialect.StreamContent:
-		return true
+		return Conversing
+	case dialect.CountResponse, dialect.CountMessage, dialect.CountContent:
+		return Counting
+	case dialect.Embeddings, dialect.EmbedContent, dialect.BatchEmbedContents:
+		return Embedding
 	}
-	return false
+	return Untranslated
 }
 
-// Read reads a request of one of the four dialects. Its errors are
+// Read reads a request of an operation that translates. Its errors are
 // *dialect.BadRequest: they name the field and are meant for the client.
 func Read(req *dialect.Request) (*Conversation, error) {
-	c := &Conversation{From: req.Call.Op.Dialect(), Asked: req.Model, Stream: req.Stream}
+	kind := KindOf(req.Call.Op)
+	c := &Conversation{From: req.Call.Op.Dialect(), Asked: req.Model, Stream: req.Stream, Counting: kind == Counting}
 	s := newSource(req.Body)
+	if kind == Embedding {
+		readEmbeddings(c, req.Call.Op, s)
+		if s.err != nil {
+			return nil, s.err
+		}
+		return c, nil
+	}
 	switch c.From {
 	case dialect.Chat:
 		c.readChat(s)
@@ -96,6 +122,11 @@ func (c *Conversation) Write(to dialect.Dialect, o *Options) (*Request, error) {
 	if err := r.applyRules(); err != nil {
 		return nil, err
 	}
+	if c.embed != nil {
+		r.writeEmbeddings()
+		r.Body = r.w.b
+		return r, nil
+	}
 	var err error
 	switch to {
 	case dialect.Chat:
@@ -112,6 +143,9 @@ func (c *Conversation) Write(to dialect.Dialect, o *Options) (*Request, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if c.Counting {
+		r.Op = CountOf(to)
 	}
 	r.Body = r.w.b
 	return r, nil
@@ -171,6 +205,16 @@ type Answer struct {
 // upstream's is an event stream; the client's is one if the client asked for it.
 func (r *Request) Answer(events bool) *Answer {
 	a := &Answer{r: r, from: events}
+	switch {
+	case r.c.embed != nil:
+		e := &embedder{a: a}
+		a.dec, a.enc = e, e
+		return a
+	case r.c.Counting:
+		e := &counter{a: a}
+		a.dec, a.enc = e, e
+		return a
+	}
 	switch r.to {
 	case dialect.Chat:
 		a.dec = newChatDecoder(a)
