@@ -63,40 +63,112 @@ func (k *keeper) seen() (account string, asked int) {
 	return k.last, k.asked
 }
 
-// What one instance knows of conversations, others know once it is in the account;
-// also those that start later. And what was deleted at one is gone at all.
-func TestInstancesShareConversations(t *testing.T) {
-	server := redistest.Start(t)
-	k := &keeper{made: map[string]string{}}
+// keeperBlock is a site's block with an upstream of five accounts.
+func keeperBlock(t *testing.T, k *keeper) string {
 	u := httptest.NewServer(k)
 	t.Cleanup(u.Close)
 	var keys strings.Builder
 	for i := range 5 {
 		fmt.Fprintf(&keys, "key sk-upstream-%d-0123456789 as k%d\n", i, i)
 	}
-	s := site{block: "upstream openai {\nbase_url " + u.URL + "\n" + keys.String() + "}\n" + alice + bob +
-		"usage redis " + server.URL() + " {\nlog {dir}\n}"}
+	return "upstream openai {\nbase_url " + u.URL + "\n" + keys.String() + "}\n" + alice + bob
+}
+
+const responses = "/v1/responses"
+
+// create has alice create a response and returns its id.
+func (g *gateway) create(body string) (id string) {
+	g.t.Helper()
+	a := g.do("POST", responses, body, asAlice)
+	_, rest, _ := strings.Cut(a.body, `{"id":"`)
+	id, _, ok := strings.Cut(rest, `"`)
+	if a.status != 200 || !ok {
+		g.t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	return id
+}
+
+// nextTurn goes on after a response.
+func nextTurn(id string) string {
+	return `{"model":"gpt-5","input":"more","previous_response_id":"` + id + `"}`
+}
+
+// Where conversations live is known after a reload, and out of the ledger after a
+// restart; so is what was deleted.
+func TestConversationsSurvive(t *testing.T) {
+	k := &keeper{made: map[string]string{}}
+	s := site{block: keeperBlock(t, k)}
+	follows := func(g *gateway, id, when string) {
+		t.Helper()
+		g.create(nextTurn(id))
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.last != k.made[id] {
+			t.Errorf("%s the turn after %s went to %s, want %s", when, id, k.last, k.made[id])
+		}
+	}
+	gone := func(g *gateway, id, when string) {
+		t.Helper()
+		_, before := k.seen()
+		if a := g.do("GET", responses+"/"+id, "", asAlice); a.status != 404 {
+			t.Errorf("%s a deleted response: status %d", when, a.status)
+		}
+		if a := g.do("POST", responses, nextTurn(id), asBob); a.status != 404 {
+			t.Errorf("%s another client's response: status %d", when, a.status)
+		}
+		if _, asked := k.seen(); asked != before {
+			t.Errorf("%s the upstream was asked", when)
+		}
+	}
+	talk := func(g *gateway) (ids []string) {
+		t.Helper()
+		for range 7 { // more than there are keys
+			ids = append(ids, g.create(`{"model":"gpt-5","input":"hi"}`))
+		}
+		if a := g.do("DELETE", responses+"/"+ids[3], "", asAlice); a.status != 200 {
+			t.Fatalf("delete: status %d: %s", a.status, a.body)
+		}
+		return ids
+	}
+
+	g := start(t, s)
+	ids := talk(g)
+	if err := g.load(site{block: s.block + "lb_retries 1"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids[4:] {
+		follows(g, id, "after a reload")
+	}
+	gone(g, ids[3], "after a reload")
+
+	dir := t.TempDir()
+	p := launch(t, ownGateway(t, dir), s)
+	ids = talk(p.gateway)
+	if err := p.end(); err != nil {
+		t.Fatal(err)
+	}
+	p = launch(t, ownGateway(t, dir), s)
+	for _, id := range ids[4:] {
+		follows(p.gateway, id, "after a restart")
+	}
+	gone(p.gateway, ids[3], "after a restart")
+}
+
+// What one instance knows of conversations, others know once it is in the account;
+// also those that start later. And what was deleted at one is gone at all.
+func TestInstancesShareConversations(t *testing.T) {
+	server := redistest.Start(t)
+	k := &keeper{made: map[string]string{}}
+	s := site{block: keeperBlock(t, k) + "usage redis " + server.URL() + " {\nlog {dir}\n}"}
 	instance := func() *process { return launch(t, ownGateway(t, t.TempDir()), s) }
 	here, there := instance(), instance()
 
-	const responses = "/v1/responses"
-	create := func(g *process, body string) string {
-		t.Helper()
-		a := g.do("POST", responses, body, asAlice)
-		_, rest, _ := strings.Cut(a.body, `{"id":"`)
-		id, _, ok := strings.Cut(rest, `"`)
-		if a.status != 200 || !ok {
-			t.Fatalf("status %d: %s", a.status, a.body)
-		}
-		return id
-	}
-	next := func(id string) string { return `{"model":"gpt-5","input":"more","previous_response_id":"` + id + `"}` }
 	// follows waits until an instance serves the next turn of a conversation.
 	follows := func(g *process, id string) {
 		t.Helper()
 		_, before := k.seen()
 		eventually(t, func() error {
-			a := g.do("POST", responses, next(id), asAlice)
+			a := g.do("POST", responses, nextTurn(id), asAlice)
 			if a.status != 200 {
 				return fmt.Errorf("the next turn after %s: status %d: %s", id, a.status, a.body)
 			}
@@ -118,18 +190,18 @@ func TestInstancesShareConversations(t *testing.T) {
 	k.mu.Lock()
 	k.faults = 1
 	k.mu.Unlock()
-	create(here, fmt.Sprintf(conversation, ""))
+	here.create(fmt.Sprintf(conversation, ""))
 	home, _ := k.seen()
 
 	var ids []string
 	for range 7 { // more than there are keys
-		ids = append(ids, create(here, `{"model":"gpt-5","input":"hi"}`))
+		ids = append(ids, here.create(`{"model":"gpt-5","input":"hi"}`))
 	}
 	for _, id := range ids {
 		follows(there, id)
 	}
 	for range 3 {
-		create(there, fmt.Sprintf(conversation, `,{"type":"reasoning","encrypted_content":"x"},{"role":"user","content":"b"}`))
+		there.create(fmt.Sprintf(conversation, `,{"type":"reasoning","encrypted_content":"x"},{"role":"user","content":"b"}`))
 		if at, _ := k.seen(); at != home {
 			t.Errorf("the conversation was at %s and went on at %s", home, at)
 		}
@@ -138,7 +210,7 @@ func TestInstancesShareConversations(t *testing.T) {
 	// Nobody else's.
 	_, before := k.seen()
 	for _, a := range []answer{
-		there.do("POST", responses, next(ids[0]), asBob),
+		there.do("POST", responses, nextTurn(ids[0]), asBob),
 		there.do("GET", responses+"/"+ids[0], "", asBob),
 		there.do("DELETE", responses+"/"+ids[0], "", asBob),
 	} {
@@ -154,22 +226,24 @@ func TestInstancesShareConversations(t *testing.T) {
 	if a := there.do("DELETE", responses+"/"+ids[0], "", asAlice); a.status != 200 {
 		t.Fatalf("delete: status %d: %s", a.status, a.body)
 	}
-	eventually(t, func() error {
-		_, before := k.seen()
-		a := here.do("GET", responses+"/"+ids[0], "", asAlice)
-		if _, asked := k.seen(); a.status != 404 || asked != before {
-			return fmt.Errorf("a deleted response: status %d, %d requests upstream", a.status, asked-before)
-		}
-		return nil
-	})
+	gone := func(g *process) {
+		t.Helper()
+		eventually(t, func() error {
+			_, before := k.seen()
+			a := g.do("GET", responses+"/"+ids[0], "", asAlice)
+			if _, asked := k.seen(); a.status != 404 || asked != before {
+				return fmt.Errorf("a deleted response: status %d, %d requests upstream", a.status, asked-before)
+			}
+			return nil
+		})
+	}
+	gone(here)
 
 	// Who comes late knows it all.
 	late := instance()
 	follows(late, ids[6])
-	if a := late.do("GET", responses+"/"+ids[0], "", asAlice); a.status != 404 || !strings.Contains(a.body, "was not found") {
-		t.Errorf("a deleted response at a new instance: status %d: %s", a.status, a.body)
-	}
-	create(late, fmt.Sprintf(conversation, `,{"type":"reasoning","encrypted_content":"x"},{"role":"user","content":"b"}`))
+	gone(late)
+	late.create(fmt.Sprintf(conversation, `,{"type":"reasoning","encrypted_content":"x"},{"role":"user","content":"b"}`))
 	if at, _ := k.seen(); at != home {
 		t.Errorf("a new instance took the conversation from %s to %s", home, at)
 	}
@@ -179,9 +253,7 @@ func TestInstancesShareConversations(t *testing.T) {
 	}
 	again := launch(t, ownGateway(t, here.dir), s)
 	follows(again, ids[5])
-	if a := again.do("GET", responses+"/"+ids[0], "", asAlice); a.status != 404 || !strings.Contains(a.body, "was not found") {
-		t.Errorf("a deleted response after a restart: status %d: %s", a.status, a.body)
-	}
+	gone(again)
 
 	// Redis has digests only.
 	stream := server.Do("EVAL", "local s = '' for _, e in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do s = s .. e[2][2] end return s", "1", "fl:{floway}:notes")
