@@ -64,6 +64,11 @@ func BenchmarkAttemptAiling(b *testing.B) {
 				attempt(b, p, Want{Model: "m"})
 			}
 		})
+		b.Run(fmt.Sprintf("hash/keys=%d", n), func(b *testing.B) {
+			for i := uint64(1); b.Loop(); i++ {
+				attempt(b, p, Want{Model: "m", Hash: mix(i)})
+			}
+		})
 	}
 }
 

@@ -95,6 +95,7 @@ func TestVerdicts(t *testing.T) {
 
 		// The request alone is more than the limit: it may be less than another's.
 		{name: "429 of one request", answer: says(429, tooLargeForLimit, "Retry-After", "30"), keys: "a1 b1", a1: "ok"},
+		{name: "200 with an error of one request", answer: says(200, tooLargeForLimit), keys: "a1 b1", a1: "ok"},
 		{name: "413 of one request", answer: says(413, tooLargeForLimit), keys: "a1 b1", a1: "ok"},
 
 		// The client's own fault.
