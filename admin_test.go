@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // gateway with some history: alice asked thrice (twice in the group research, once
@@ -77,6 +78,79 @@ func TestAdminEndpoints(t *testing.T) {
 	u.Close()
 	if a := g.ask("POST", "/floway/check"); a.status != 200 || !strings.Contains(a.body, `"ok":false`) || !strings.Contains(a.body, `"error":`) {
 		t.Errorf("check of what is gone: status %d, %s", a.status, a.body)
+	}
+}
+
+// What is the matter with a key, why, since when and until when, and what each has
+// served is told of every key; nothing of it is a secret.
+func TestKeysAreShown(t *testing.T) {
+	u := newUpstream(t)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	u.answerWith(func(w http.ResponseWriter, r *http.Request) {
+		switch key := r.Header.Get("Authorization"); {
+		case strings.HasSuffix(key, "first"):
+			refusing(401, "invalid_api_key")(w, r)
+		case strings.HasSuffix(key, "second"):
+			w.Header().Set("Retry-After", "90")
+			refusing(429, "rate_limit_exceeded")(w, r)
+		default:
+			if r.Header.Get("Accept") == "wait" {
+				close(entered)
+				<-leave
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write([]byte(completion))
+		}
+	})
+	g := start(t, site{block: "upstream openai {\nbase_url " + u.URL + "\nlb_policy first\n" +
+		"key sk-upstream-first as first\nkey sk-upstream-second as second\nkey sk-upstream-third as third\n}\n" + alice})
+	before := time.Now().Add(-time.Second)
+	g.chat(hello, asAlice)
+	g.chat(hello, asAlice)
+	waiting := make(chan answer)
+	go func() {
+		a, _ := do("POST", "http://"+g.addr+chatPath, hello, asAlice, "Accept: wait")
+		waiting <- a
+	}()
+	select {
+	case <-entered:
+	case <-time.After(patience):
+		t.Fatal("the request does not reach the upstream")
+	}
+	a := g.ask("GET", "/floway/upstreams")
+	close(leave)
+	if last := <-waiting; last.status != 200 {
+		t.Errorf("status %d: %s", last.status, last.body)
+	}
+	var list struct{ Upstreams []upstreamReport }
+	if err := json.Unmarshal([]byte(a.body), &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Upstreams) != 1 || len(list.Upstreams[0].Keys) != 3 {
+		t.Fatal(a.body)
+	}
+	keys := list.Upstreams[0].Keys
+	within := func(at *time.Time, from, to time.Time) bool { return at != nil && !at.Before(from) && !at.After(to) }
+	now := time.Now()
+	k := keys[0]
+	if k.Label != "first" || k.State != "invalid" || k.Reason != "401 invalid_api_key" || k.LastError != "invalid" || k.Served != 0 ||
+		!within(k.Since, before, now) || !within(k.LastAt, before, now) || !within(k.Until, before.Add(10*time.Minute), now.Add(10*time.Minute)) {
+		t.Errorf("the refused key: %+v", k)
+	}
+	k = keys[1]
+	if k.State != "ok" || k.LastError != "limited" || len(k.Models) != 1 {
+		t.Fatalf("the limited key: %+v", k)
+	}
+	if m := k.Models[0]; m.Model != "gpt-5" || m.State != "limited" || m.Reason != "429 rate_limit_exceeded" ||
+		!within(m.Since, before, now) || !within(m.Until, before.Add(90*time.Second), now.Add(90*time.Second)) {
+		t.Errorf("the limit: %+v", m)
+	}
+	k = keys[2]
+	if k.State != "ok" || k.Reason != "" || k.Since != nil || k.Until != nil || k.LastError != "" || k.InFlight != 1 || k.Served != 2 || k.Share != 1 || k.Weight != 1 {
+		t.Errorf("the key that serves: %+v", k)
+	}
+	if strings.Contains(a.body, "sk-upstream") {
+		t.Errorf("a secret is shown: %s", a.body)
 	}
 }
 

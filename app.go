@@ -97,8 +97,8 @@ func (a *App) Start() error {
 	return nil
 }
 
-// shareHealth exchanges what vendors say of keys with the other instances, over
-// each Redis that keeps an account.
+// shareHealth exchanges what vendors say of keys, and where conversations live,
+// with the other instances, over each Redis that keeps an account.
 func (a *App) shareHealth() {
 	var seen []*sharedStore
 	for _, h := range a.handlers {
@@ -111,7 +111,7 @@ func (a *App) shareHealth() {
 			continue
 		}
 		seen = append(seen, store)
-		go a.share(a.ctx, redis, h.living)
+		go a.share(a.ctx, store, redis, h.living)
 	}
 }
 

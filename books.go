@@ -111,7 +111,7 @@ func restore(dir string, affinity *relay.Affinity) (done chan struct{}) {
 		defer close(done)
 		_ = ledger.Read(dir, func(e ledger.Entry) error {
 			if e.Kind == ledger.Settled && e.Record.Affinity != "" {
-				affinity.Restore(&e.Record)
+				affinity.Restore(e.Record.Note())
 			}
 			return nil
 		})
@@ -178,6 +178,10 @@ func init() {
 type sharedStore struct {
 	usage.Store
 	sink string
+
+	mu     sync.Mutex
+	noted  string // how far the notes of other instances are known
+	silent bool   // notes do not get there
 }
 
 // stores are the stores that are open in this process, by their identity.
@@ -189,7 +193,7 @@ func shareStore(s settings) (*sharedStore, error) {
 		if err != nil {
 			return nil, fmt.Errorf("usage: %w", err)
 		}
-		return &sharedStore{store, s.sink}, nil
+		return &sharedStore{Store: store, sink: s.sink}, nil
 	})
 	if err != nil {
 		return nil, err

@@ -194,6 +194,7 @@ type modelReport struct {
 	Model  string     `json:"model"`
 	State  string     `json:"state"`
 	Reason string     `json:"reason,omitempty"`
+	Since  *time.Time `json:"since,omitempty"`
 	Until  *time.Time `json:"until,omitempty"`
 }
 
@@ -226,7 +227,7 @@ func reportKey(k keypool.KeyState) keyReport {
 		r.LastError = k.LastError.String()
 	}
 	for _, m := range k.Models {
-		r.Models = append(r.Models, modelReport{m.Model, m.State.String(), m.Reason, instant(m.Until)})
+		r.Models = append(r.Models, modelReport{m.Model, m.State.String(), m.Reason, instant(m.Since), instant(m.Until)})
 	}
 	return r
 }

@@ -1,6 +1,9 @@
 package floway
 
 import (
+	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,5 +91,51 @@ func TestInstancesShareWhatVendorsSay(t *testing.T) {
 	exchange(version)
 	if s := state(theirs, 0); s != keypool.StateOK {
 		t.Errorf("after the key came back: %s", s)
+	}
+}
+
+// A key that is refused at one instance is not asked at another, and one that is
+// reset there serves again at both.
+func TestInstancesShareKeys(t *testing.T) {
+	server := redistest.Start(t)
+	u := newUpstream(t)
+	well := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(completion))
+	}
+	u.answerWith(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "Bearer sk-upstream-0123456789" {
+			refusing(401, "invalid_api_key")(w, r)
+			return
+		}
+		well(w, r)
+	})
+	s := site{block: strings.Replace(u.block("lb_policy first"), "as main", "as main\nkey sk-upstream-second-one as spare", 1) +
+		alice + "usage redis " + server.URL() + " {\nlog {dir}\n}"}
+	here, there := launch(t, ownGateway(t, t.TempDir()), s), launch(t, ownGateway(t, t.TempDir()), s)
+	shows := func(p *process, state string) {
+		t.Helper()
+		eventually(t, func() error {
+			if a := p.ask("GET", "/floway/upstreams"); !strings.Contains(a.body, `"label":"main","state":"`+state+`"`) {
+				return fmt.Errorf("want main %s: %s", state, a.body)
+			}
+			return nil
+		})
+	}
+	here.chat(hello, asAlice)
+	shows(there, "invalid")
+	u.calls()
+	there.chat(hello, asAlice)
+	if n := len(u.calls()); n != 1 {
+		t.Errorf("%d calls: a key was asked that another instance knows to be refused", n)
+	}
+	u.answerWith(well)
+	if a := there.ask("POST", "/floway/upstreams/reset?upstream=openai&key=main"); a.status != 200 {
+		t.Fatalf("reset: %d %s", a.status, a.body)
+	}
+	shows(here, "ok")
+	here.chat(hello, asAlice)
+	if calls := u.calls(); len(calls) != 1 || calls[0].header.Get("Authorization") != "Bearer sk-upstream-0123456789" {
+		t.Errorf("after the reset: %+v", calls)
 	}
 }

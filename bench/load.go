@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,9 +134,10 @@ type conn struct {
 
 // request is a request as it goes over the wire, with a place for the nonce.
 type request struct {
-	bytes   []byte
-	nonceAt int
-	expect  expectation
+	bytes     []byte
+	nonceAt   int
+	sessionAt int // where the session's name is, which is the nonce too; 0: nowhere
+	expect    expectation
 }
 
 func dial(addr, key string, s *scenario) (*conn, error) {
@@ -142,13 +145,27 @@ func dial(addr, key string, s *scenario) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{
+	c := &conn{
 		Conn:    nc,
 		answers: newAnswerReader(nc),
 		nonces:  rand.NewPCG(rand.Uint64(), rand.Uint64()),
 		main:    newRequest(addr, key, s.messages, s.script, s.stream, s.askUsage),
 		warm:    newRequest(addr, key, smallMessages, script{}, false, false),
-	}, nil
+	}
+	if s.sessions {
+		c.main.nameSession()
+	}
+	return c, nil
+}
+
+// nameSession makes each of the requests one of another conversation.
+func (r *request) nameSession() {
+	const name = "Session-Id: "
+	end := bytes.Index(r.bytes, []byte("\r\n\r\n")) + len("\r\n")
+	header := name + strings.Repeat("0", nonceLen) + "\r\n"
+	r.bytes = slices.Insert(r.bytes, end, []byte(header)...)
+	r.nonceAt += len(header)
+	r.sessionAt = end + len(name)
 }
 
 func newRequest(addr, key, messages string, s script, stream, askUsage bool) request {
@@ -173,6 +190,9 @@ func newRequest(addr, key, messages string, s script, stream, askUsage bool) req
 func (c *conn) ask(r *request, t *taken) error {
 	nonce := c.nonces.Uint64()
 	appendNonce(r.bytes[r.nonceAt:r.nonceAt], nonce)
+	if r.sessionAt > 0 {
+		appendNonce(r.bytes[r.sessionAt:r.sessionAt], nonce)
+	}
 	r.expect.nonce = nonce
 	begin := time.Now()
 	if err := c.SetDeadline(begin.Add(answerTimeout)); err != nil {

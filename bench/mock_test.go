@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,12 +57,23 @@ func TestScript(t *testing.T) {
 // TestLoadAgainstMock asks the mock itself: right answers of every form, and
 // equal books on both sides.
 func TestLoadAgainstMock(t *testing.T) {
-	srv := httptest.NewServer(newMock())
+	var heard sync.Mutex
+	sessions := map[string]int{}
+	m := newMock()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s := r.Header.Get("Session-Id"); s != "" {
+			heard.Lock()
+			sessions[s]++
+			heard.Unlock()
+		}
+		m.ServeHTTP(w, r)
+	}))
 	defer srv.Close()
 	addr := strings.TrimPrefix(srv.URL, "http://")
 	sys := &system{kind: &kind{}, upstream: addr}
 	for _, s := range []scenario{
 		{name: "answer", messages: smallMessages},
+		{name: "sessions", messages: smallMessages, sessions: true},
 		{name: "large", messages: imageMessages},
 		{name: "stream", messages: smallMessages, stream: true, askUsage: true, script: testScript},
 		{name: "stream without usage", messages: smallMessages, stream: true, script: testScript},
@@ -81,6 +93,9 @@ func TestLoadAgainstMock(t *testing.T) {
 		if len(got.latency) != 20 || len(got.firstByte) != 20 {
 			t.Errorf("%s: %d latencies, %d first bytes", s.name, len(got.latency), len(got.firstByte))
 		}
+	}
+	if len(sessions) != 20 {
+		t.Errorf("20 requests in %d sessions", len(sessions))
 	}
 	if err := sys.checkAccount(context.Background(), 8); err != nil {
 		t.Error(err)

@@ -16,6 +16,7 @@ type scenario struct {
 	script   script // what the upstream does
 	stream   bool
 	askUsage bool // the client asks for usage in the stream
+	sessions bool // each request is one of another conversation
 	// systems are the names of those that the scenario compares, whatever the
 	// command line says; empty: those of the command line.
 	systems string
@@ -79,6 +80,15 @@ var scenarios = []scenario{
 		targets: []target{
 			{"floway-500", "floway", cpuPerAnswer, true, 0.70, fail500.every},
 			{"floway-429", "floway", cpuPerAnswer, true, 0.70, fail429.every},
+		},
+	},
+	{
+		name: "choice", about: "chat, 1 KB in and out, each request another conversation, a key of 8 and of 1,000 by turn and by hash",
+		conns: 32, messages: smallMessages, sessions: true,
+		systems: "floway-off,floway-1000,floway-sticky,floway-sticky1000",
+		targets: []target{
+			{"floway-1000", "floway-off", cpuPerAnswer, true, 1.05, 0},
+			{"floway-sticky1000", "floway-sticky", cpuPerAnswer, true, 1.05, 0},
 		},
 	},
 	{

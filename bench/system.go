@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -31,11 +32,14 @@ var kinds = []kind{
 	{name: "direct", about: "no gateway: the load asks the mock itself"},
 	{name: "caddy", about: "Caddy's reverse_proxy as it comes", caddyfile: plainProxy},
 	{name: "caddy-auth", about: "reverse_proxy that checks the client key's beginning, sets the upstream key and keeps more idle connections", caddyfile: authProxy},
-	{name: "floway", about: "floway with its embedded store", caddyfile: floway("embedded", failing{}), accounts: true},
-	{name: "floway-off", about: "floway without an account", caddyfile: floway("off", failing{})},
-	{name: "floway-redis", about: "floway with a Redis on the load's CPUs", caddyfile: floway("redis", failing{}), redis: true, accounts: true},
-	{name: "floway-500", about: "floway, before an upstream that fails every fourth request at a key at first", caddyfile: floway("embedded", fail500), accounts: true, failing: fail500},
-	{name: "floway-429", about: "floway, before an upstream that limits every fourth request at a key at first, and names no time", caddyfile: floway("embedded", fail429), accounts: true, failing: fail429},
+	{name: "floway", about: "floway with its embedded store", caddyfile: floway("embedded", failing{}, pool{}), accounts: true},
+	{name: "floway-off", about: "floway without an account", caddyfile: floway("off", failing{}, pool{})},
+	{name: "floway-redis", about: "floway with a Redis on the load's CPUs", caddyfile: floway("redis", failing{}, pool{}), redis: true, accounts: true},
+	{name: "floway-1000", about: "floway without an account, 1,000 upstream keys", caddyfile: floway("off", failing{}, pool{keys: 1000})},
+	{name: "floway-sticky", about: "floway without an account, lb_policy sticky", caddyfile: floway("off", failing{}, pool{policy: "sticky"})},
+	{name: "floway-sticky1000", about: "floway without an account, lb_policy sticky, 1,000 upstream keys", caddyfile: floway("off", failing{}, pool{1000, "sticky"})},
+	{name: "floway-500", about: "floway, before an upstream that fails every fourth request at a key at first", caddyfile: floway("embedded", fail500, pool{}), accounts: true, failing: fail500},
+	{name: "floway-429", about: "floway, before an upstream that limits every fourth request at a key at first, and names no time", caddyfile: floway("embedded", fail429, pool{}), accounts: true, failing: fail429},
 }
 
 var fail500, fail429 = failing{500, 4}, failing{429, 4}
@@ -74,11 +78,20 @@ func authProxy(b *strings.Builder, s *site) {
 `, s.upstream, upstreamKey(1))
 }
 
-func floway(store string, plan failing) func(*strings.Builder, *site) {
+// pool is what is special of a pool of keys; zero: nothing.
+type pool struct {
+	keys   int
+	policy string
+}
+
+func floway(store string, plan failing, p pool) func(*strings.Builder, *site) {
 	return func(b *strings.Builder, s *site) {
 		b.WriteString("\tfloway {\n")
 		fmt.Fprintf(b, "\t\tupstream openai mock {\n\t\t\tbase_url http://%s%s/v1\n\t\t\tmodels mock-*\n", s.upstream, plan.path())
-		for i := 1; i <= s.keys; i++ {
+		if p.policy != "" {
+			fmt.Fprintf(b, "\t\t\tlb_policy %s\n", p.policy)
+		}
+		for i := 1; i <= cmp.Or(p.keys, s.keys); i++ {
 			fmt.Fprintf(b, "\t\t\tkey %s as %s\n", upstreamKey(i), keyLabel(i))
 		}
 		b.WriteString("\t\t}\n")

@@ -3,6 +3,7 @@ package keypool
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -18,22 +19,27 @@ func BenchmarkAttempt(b *testing.B) {
 					keys[i].Weight = 1 + i%7
 				}
 			}
-			want := Want{Model: "m"}
-			if policy == Sticky {
-				want.Hash = 1
+			// Under Sticky each request is another conversation.
+			var hash atomic.Uint64
+			want := func() Want {
+				w := Want{Model: "m"}
+				if policy == Sticky {
+					w.Hash = mix(hash.Add(1))
+				}
+				return w
 			}
 			p := New(Config{Name: "u", Keys: keys, Policy: policy})
 			name := fmt.Sprintf("%s/keys=%d", policy, n)
 			b.Run(name, func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					attempt(b, p, want)
+					attempt(b, p, want())
 				}
 			})
 			b.Run(name+"/parallel", func(b *testing.B) {
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
-						attempt(b, p, want)
+						attempt(b, p, want())
 					}
 				})
 			})
@@ -56,6 +62,23 @@ func BenchmarkAttemptAiling(b *testing.B) {
 		b.Run(fmt.Sprintf("keys=%d", n), func(b *testing.B) {
 			for b.Loop() {
 				attempt(b, p, Want{Model: "m"})
+			}
+		})
+		b.Run(fmt.Sprintf("hash/keys=%d", n), func(b *testing.B) {
+			for i := uint64(1); b.Loop(); i++ {
+				attempt(b, p, Want{Model: "m", Hash: mix(i)})
+			}
+		})
+	}
+}
+
+// BenchmarkNew makes the table of hashes, where there is one.
+func BenchmarkNew(b *testing.B) {
+	for _, n := range []int{8, 100, 1000} {
+		keys := keysOf(n)
+		b.Run(fmt.Sprintf("keys=%d", n), func(b *testing.B) {
+			for b.Loop() {
+				New(Config{Name: "u", Keys: keys})
 			}
 		})
 	}

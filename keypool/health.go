@@ -30,8 +30,8 @@ const rowLength = 3
 // when a pool is made.
 //
 // One mutex guards everything: the choice of a key, its health and the waiting
-// line. A choice takes a fraction of a microsecond, by hash among a thousand keys
-// a few: little beside the request that it serves. In return shares are exact,
+// line. A choice takes a fraction of a microsecond among any number of keys that
+// serve: little beside the request that it serves. In return shares are exact,
 // the line is fair over all pools and no state can be seen half changed.
 type Health struct {
 	notify func(Notice)

@@ -26,6 +26,7 @@ type Pool struct {
 	byRec    map[*record]int
 	even     bool    // all weights are equal
 	heaviest float64 // the largest weight
+	table    table   // of hashes; nil for a few keys
 
 	// The round, guarded by the lock of health. level is how far it has come, in
 	// turns for each unit of weight: a key that has had no more is next. cursor is
@@ -86,16 +87,27 @@ func New(c Config) *Pool {
 		identity = c.Name
 	}
 
+	ids := make([]string, len(c.Keys))
+	for i, k := range c.Keys {
+		if ids[i] = k.ID; k.ID == "" {
+			ids[i] = "\x00" + k.Label
+		}
+		w := uint64(min(max(k.Weight, 1), maxWeight))
+		p.slots[i] = slot{weight: w, hash: hashOf(ids[i]), label: k.Label}
+		p.even = p.even && w == p.slots[0].weight
+		p.heaviest = max(p.heaviest, float64(w))
+	}
+	if len(p.slots) >= tableKeys {
+		p.table = newTable(p.slots)
+	}
+
 	h, now := p.health, p.now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p.up = h.upstream(identity)
 	fresh := make([]record, len(c.Keys)) // side by side, as they will be read
 	for i, k := range c.Keys {
-		id := k.ID
-		if id == "" {
-			id = "\x00" + k.Label
-		}
+		id := ids[i]
 		r := p.up.keys[id]
 		if r == nil {
 			r = &fresh[i]
@@ -103,10 +115,7 @@ func New(c Config) *Pool {
 			h.add(p.up, id, r)
 		}
 		r.used = now.Unix()
-		w := uint64(min(max(k.Weight, 1), maxWeight))
-		p.slots[i] = slot{rec: r, weight: w, hash: hashOf(id), label: k.Label}
-		p.even = p.even && w == p.slots[0].weight
-		p.heaviest = max(p.heaviest, float64(w))
+		p.slots[i].rec = r
 		if _, ok := p.byRec[r]; !ok {
 			p.byRec[r] = i
 			if k.ID != "" {
@@ -256,8 +265,14 @@ func (p *Pool) atRandom(a *ask) int {
 }
 
 // byHash returns the best key that a hash points to by weighted rendezvous, so
-// that the loss of a key moves only what was its own.
+// that the loss of a key moves only what was its own. Among many keys the table
+// knows it; where nearly none of them can serve, all are asked.
 func (p *Pool) byHash(a *ask, hash uint64) int {
+	if p.table != nil && a.base == rankOK {
+		if i := p.table.find(p, a, hash); i >= 0 {
+			return i
+		}
+	}
 	best, bestRank, bestScore := -1, a.limit+1, 0.0
 	for i := range p.slots {
 		score := p.score(&p.slots[i], hash)

@@ -125,7 +125,25 @@ func TestRefusals(t *testing.T) {
 		{401, `{"error":{"message":"x","code":"invalid_api_key"}}`, BadCredential},
 		{403, `{"error":{"message":"x","code":"account_deactivated"}}`, BadCredential},
 		{404, `{"error":{"message":"The model m does not exist","code":"model_not_found"}}`, NoModel},
-		{404, `{"error":{"message":"The Model m is not known"}}`, NoModel},
+		{404, "{\"error\":{\"message\":\"The model `m` does not exist or you do not have access to it.\",\"code\":null}}", NoModel},
+		{404, "{\"object\":\"error\",\"message\":\"The model `org/m` does not exist.\",\"type\":\"NotFoundError\",\"param\":null,\"code\":404}", NoModel},
+		{404, `{"error":"model 'x' not found"}`, NoModel},
+		{404, `{"error":{"message":"model \"llama3:8b\" not found, try pulling it first"}}`, NoModel},
+		{404, `{"error":{"message":"Model not found"}}`, NoModel},
+		{404, `{"error":{"message":"The model gpt-5.1 was not found"}}`, NoModel},
+		{404, `{"error":{"message":"Unknown model: m"}}`, NoModel},
+		{404, `{"error":{"message":"The API deployment for this resource does not exist.","code":"DeploymentNotFound"}}`, NoModel},
+		{404, `{"error":{"message":"model response not found"}}`, Plain},
+		{404, `{"error":{"message":"Model response with id 'resp-1' not found."}}`, Plain},
+		{404, `{"error":{"message":"The item 'rs_1' of the model's answer was not found"}}`, Plain},
+		{404, `{"error":{"message":"This model has no such endpoint"}}`, Plain},
+		{404, `{"detail":"Not Found"}`, Plain},
+		{404, `{"error":{"message":"not there","param":"model_config"}}`, Plain},
+		{400, `{"error":"model 'x' not found"}`, Plain},
+		{429, `{"error":{"message":"Request too large for gpt-5 in organization org-1 on tokens per min (TPM): Limit 30000, Requested 45000. The input or output tokens must be reduced in order to run successfully.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}`, RequestTooLarge},
+		{413, `{"error":{"message":"Request too large for model m on tokens per minute (TPM): Limit 6000, Requested 7000","type":"tokens","code":"rate_limit_exceeded"}}`, RequestTooLarge},
+		{429, `{"error":{"message":"Rate limit reached for gpt-5 on tokens per min (TPM): Limit 30000, Used 20000, Requested 15000. Please try again in 10s.","type":"tokens","code":"rate_limit_exceeded"}}`, Plain},
+		{413, `{"error":{"message":"Request too large","type":"invalid_request_error","code":null}}`, Plain},
 		{404, `{"error":{"message":"not there","param":"model"}}`, NoModel},
 		{404, `{"error":{"message":"Response with id resp_1 not found."}}`, Plain},
 		{403, `{"error":{"message":"Project p does not have access to model m"}}`, NoModel},
@@ -148,7 +166,7 @@ func TestRefusals(t *testing.T) {
 	// matches anything would hide all below it.
 	for _, rows := range []refusals{openAIRefusals, demoRefusals} {
 		for _, r := range rows {
-			if r.text != strings.ToLower(r.text) || r.means == Plain || r.code == "" && r.kind == "" && r.text == "" {
+			if r.text != strings.ToLower(r.text) || r.means == Plain || r.code == "" && r.kind == "" && r.param == "" && r.text == "" && r.form == nil {
 				t.Errorf("the row %+v", r)
 			}
 		}

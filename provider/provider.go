@@ -103,6 +103,9 @@ const (
 	NoModel
 	// UnknownField: a field that floway added is not understood.
 	UnknownField
+	// RequestTooLarge: the request alone is more than the account's limit allows in
+	// a minute. No wait helps it, and smaller requests are served.
+	RequestTooLarge
 	// ForeignReasoning: the request carries reasoning that another account made.
 	ForeignReasoning
 )

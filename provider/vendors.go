@@ -2,6 +2,7 @@ package provider
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -25,11 +26,13 @@ type vendor struct {
 
 // refusal is what one form of answer means. Empty fields match anything; text, in
 // small letters, is looked for in the message and in the name of the field to
-// blame, without regard to case.
+// blame, without regard to case. form is for messages that one text cannot tell
+// from others.
 type refusal struct {
-	status           int
-	code, kind, text string
-	means            Meaning
+	status                  int
+	code, kind, param, text string
+	form                    *regexp.Regexp
+	means                   Meaning
 }
 
 // refusals are a vendor's; the first that matches counts.
@@ -48,12 +51,22 @@ func (r *refusal) matches(status int, p *dialect.Problem) bool {
 	return (r.status == 0 || r.status == status) &&
 		(r.code == "" || r.code == p.Code) &&
 		(r.kind == "" || r.kind == p.Type) &&
+		(r.param == "" || r.param == p.Param) &&
+		(r.form == nil || r.form.MatchString(p.Message)) &&
 		(r.text == "" || containsFold(p.Message, r.text) || containsFold(p.Param, r.text))
 }
 
 func containsFold(s, part string) bool {
 	return strings.Contains(strings.ToLower(s), part)
 }
+
+// noSuchModel are the sentences in which servers say that they do not have a model:
+// OpenAI and vLLM "The model `x` does not exist", Ollama "model 'x' not found".
+// Many other 404s speak of a model without meaning that, so its name has to be
+// seen: in quotes, or not a mere word.
+var noSuchModel = regexp.MustCompile("(?i)" +
+	"\\bmodel:? (?:(?:['\"`][^'\"`]+['\"`]|[^ '\"`]*[-./:0-9][^ '\"`]*) )?(?:was |is |could )?(?:not (?:be )?found|does ?n[o']t exist|unknown)\\b" +
+	"|\\b(?:no such|unknown) model\\b")
 
 // openAIRefusals are the meanings that OpenAI's own answers have and that
 // compatible servers took over.
@@ -69,11 +82,14 @@ var openAIRefusals = refusals{
 	{code: "content_policy_violation", means: Moderated},
 	{code: "moderation_blocked", means: Moderated},
 	{code: "model_not_found", means: NoModel},
-	{status: 404, text: "model", means: NoModel},
+	{status: 404, code: "DeploymentNotFound", means: NoModel},
+	{status: 404, param: "model", means: NoModel},
+	{status: 404, form: noSuchModel, means: NoModel},
 	{status: 403, text: "does not have access to model", means: NoModel},
 	{code: "invalid_encrypted_content", means: ForeignReasoning},
 	{status: 400, text: "stream_options", means: UnknownField},
 	{status: 422, text: "stream_options", means: UnknownField},
+	{code: "rate_limit_exceeded", text: "request too large", means: RequestTooLarge},
 	{status: 429, code: "rate_limit_exceeded", text: "organization-wide", means: AccountLimit},
 }
 

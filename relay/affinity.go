@@ -39,6 +39,10 @@ type affinityEntry struct {
 // home is a key of an upstream, by names that outlive a reload.
 type home struct{ upstream, key string }
 
+// gone is the home of what was deleted. It is kept, because word of where that was
+// may come late. No fingerprint of a key looks like this.
+const gone = "-"
+
 // NewAffinity returns an empty table.
 func NewAffinity() *Affinity { return &Affinity{at: make(map[affinityKey]int32)} }
 
@@ -60,8 +64,10 @@ func (a *Affinity) put(k affinityKey, h home, now time.Time) {
 	defer a.mu.Unlock()
 	e := affinityEntry{k, h, now.Add(affinityLife).Unix()}
 	if i, ok := a.at[k]; ok {
-		if a.ring[i].expiry <= e.expiry { // Restore comes late
-			a.ring[i] = e
+		// What Restore brings may be old, and clocks differ.
+		was := &a.ring[i]
+		if h.key == gone || was.expiry < e.expiry || was.expiry == e.expiry && was.home.key != gone {
+			*was = e
 		}
 		return
 	}
@@ -79,7 +85,7 @@ func (a *Affinity) find(k affinityKey, now time.Time) (home, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i, ok := a.at[k]
-	if !ok || a.ring[i].expiry < now.Unix() {
+	if !ok || a.ring[i].expiry < now.Unix() || a.ring[i].home.key == gone {
 		return home{}, false
 	}
 	return a.ring[i].home, true
@@ -96,11 +102,11 @@ func note(at home, keys ...affinityKey) string {
 	return string(b)
 }
 
-// Restore takes in what the record of an attempt says, which ended at the given
-// time: after a restart, out of the ledger. What is known better stays.
-func (a *Affinity) Restore(r *usage.Record) {
-	key, rest, ok := strings.Cut(r.Affinity, " ")
-	if !ok {
+// Restore takes in what the record of an attempt says: after a restart, out of the
+// ledger, and of other instances' attempts. What is known better stays.
+func (a *Affinity) Restore(n usage.Note) {
+	key, rest, ok := strings.Cut(n.Affinity, " ")
+	if !ok || len(n.Affinity) > usage.MaxName || len(n.Upstream) > usage.MaxName {
 		return
 	}
 	for text := range strings.SplitSeq(rest, " ") {
@@ -109,16 +115,7 @@ func (a *Affinity) Restore(r *usage.Record) {
 			continue
 		}
 		if _, err := hex.Decode(k[:], []byte(text)); err == nil {
-			a.put(k, home{r.Upstream, key}, r.Time)
+			a.put(k, home{n.Upstream, key}, n.Time)
 		}
-	}
-}
-
-func (a *Affinity) forget(k affinityKey) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if i, ok := a.at[k]; ok {
-		delete(a.at, k)
-		a.ring[i] = affinityEntry{}
 	}
 }

@@ -39,10 +39,12 @@ func TestAffinityIsBounded(t *testing.T) {
 	if h, ok := a.find(k, now.Add(affinityLife+time.Second)); !ok || h.upstream != "b" {
 		t.Error("lost before its time")
 	}
-	a.forget(k)
-	a.forget(k)
-	if _, ok := a.find(k, now); ok {
-		t.Error("found though forgotten")
+	later := now.Add(2 * time.Hour)
+	a.put(k, home{"b", gone}, later)
+	a.put(k, home{"b", "k"}, later) // word of it that comes late
+	a.put(k, home{"b", "k"}, now)
+	if _, ok := a.find(k, later); ok {
+		t.Error("found though deleted")
 	}
 	for i := range 2 * affinityEntries {
 		a.put(key(-1-i), home{"a", ""}, now)

@@ -362,7 +362,8 @@ func (c *call) remember() {
 	case c.op == dialect.CreateResponse && c.way == nil && c.answer.ID != "":
 		known = append(known, responseKey(c.client.Name, c.answer.ID))
 	case c.req.Call.Op == dialect.StoredResponse && c.in.Method == http.MethodDelete:
-		c.r.Affinity.forget(responseKey(c.client.Name, c.req.Call.ID))
+		at.key = gone
+		known = append(known, responseKey(c.client.Name, c.req.Call.ID))
 	}
 	if c.hash != 0 {
 		known = append(known, c.bound)

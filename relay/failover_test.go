@@ -827,3 +827,39 @@ func TestOwnErrors(t *testing.T) {
 	g.post("/v1/embeddings", ``).wants(t, 400, "no body")
 	g.post("/v1/images/edits", `x`, "Content-Type", "text/plain").wants(t, 400, "multipart")
 }
+
+// A request that is more than the limit of one account goes where the limits are
+// wider; where there is no such place its client hears why, and the keys serve
+// the others.
+func TestRequestTooLargeForALimit(t *testing.T) {
+	s := newSetup(t)
+	s.config.Retries = 5
+	m := newMock(t)
+	a := s.upstream("a", m.URL, "a1 a2")
+	b := s.upstream("b", m.URL, "b1")
+	g := s.start()
+	m.on("a1", says(429, tooLargeForLimit))
+	g.chat().wants(t, 200, "hi")
+	if got := m.keys(); got != "a1 b1" {
+		t.Errorf("asked %s", got)
+	}
+
+	before := len(m.seen())
+	for _, key := range []string{"a1", "a2", "b1"} {
+		m.on(key, says(429, tooLargeForLimit, "Retry-After", "30"))
+	}
+	res := g.chat()
+	res.wants(t, 429, "Requested 45000")
+	if res.body != tooLargeForLimit {
+		t.Errorf("the answer is not the upstream's: %s", res.body)
+	}
+	if n := len(m.seen()) - before; n != 3 {
+		t.Errorf("%d attempts, want each key once", n)
+	}
+	if got := states(a) + ", " + states(b); got != "a1 ok, a2 ok, b1 ok" {
+		t.Error(got)
+	}
+	g.chat().wants(t, 200, "hi")
+	g.chat().wants(t, 200, "hi")
+	wantIdle(t, a, b)
+}

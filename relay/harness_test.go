@@ -253,6 +253,11 @@ func problem(code, message string) string {
 	return fmt.Sprintf(`{"error":{"message":%q,"type":"some_error","param":null,"code":%q}}`, message, code)
 }
 
+// tooLargeForLimit is what OpenAI says to a request that alone is more than a limit.
+const tooLargeForLimit = `{"error":{"message":"Request too large for gpt-5 in organization org-1 on tokens per min (TPM): ` +
+	`Limit 30000, Requested 45000. The input or output tokens must be reduced in order to run successfully.",` +
+	`"type":"tokens","param":null,"code":"rate_limit_exceeded"}}`
+
 // events answers with an event stream, piece by piece.
 func events(pieces ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {

@@ -123,6 +123,10 @@ func (c *call) answerOutcome(status int, h http.Header, p *dialect.Problem) outc
 	case status == http.StatusPaymentRequired || meaning == provider.QuotaSpent:
 		o.class, o.next, o.free = keypool.Exhausted, otherKey, true
 		o.until = waitNamed(h, p, c.r.Now(), maxQuotaWait)
+	case meaning == provider.RequestTooLarge:
+		// The request's own fault: it must not take the keys away from others. Where
+		// the limits are wider it can be served.
+		o.next = otherTarget
 	case status == http.StatusTooManyRequests:
 		o.class, o.next, o.free = keypool.Limited, otherKey, true
 		o.until = waitNamed(h, p, c.r.Now(), maxLimitWait)

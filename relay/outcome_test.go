@@ -90,13 +90,20 @@ func TestVerdicts(t *testing.T) {
 		// The model is not there.
 		{name: "404 of the model", answer: fails(404, "model_not_found"), keys: "a1 b1", a1: "model model_off", wait: 10 * time.Minute},
 		{name: "404 in words", answer: says(404, `{"error":{"message":"The model gpt-5 was not found"}}`), keys: "a1 b1", a1: "model model_off", wait: 10 * time.Minute},
+		{name: "404 of Ollama", answer: says(404, `{"error":"model 'gpt-5' not found"}`), keys: "a1 b1", a1: "model model_off", wait: 10 * time.Minute},
 		{name: "403 of the model", answer: says(403, problem("", "Project p does not have access to model gpt-5")), keys: "a1 b1", a1: "model model_off", wait: 10 * time.Minute},
+
+		// The request alone is more than the limit: it may be less than another's.
+		{name: "429 of one request", answer: says(429, tooLargeForLimit, "Retry-After", "30"), keys: "a1 b1", a1: "ok"},
+		{name: "200 with an error of one request", answer: says(200, tooLargeForLimit), keys: "a1 b1", a1: "ok"},
+		{name: "413 of one request", answer: says(413, tooLargeForLimit), keys: "a1 b1", a1: "ok"},
 
 		// The client's own fault.
 		{name: "400", answer: fails(400, "unsupported_parameter"), keys: "a1", a1: "ok", status: 400},
 		{name: "403 moderation", answer: fails(403, "content_policy_violation"), keys: "a1", a1: "ok", status: 403},
 		{name: "403", answer: fails(403, "whatever"), keys: "a1", a1: "ok", status: 403},
 		{name: "404", answer: fails(404, "no_such_thing"), keys: "a1", a1: "ok", status: 404},
+		{name: "404 that speaks of a model", answer: says(404, problem("", "model response not found")), keys: "a1", a1: "ok", status: 404},
 		{name: "409", answer: fails(409, ""), keys: "a1", a1: "ok", status: 409},
 		{name: "413", answer: fails(413, ""), keys: "a1", a1: "ok", status: 413},
 		{name: "418", answer: fails(418, ""), keys: "a1", a1: "ok", status: 418},

@@ -192,6 +192,7 @@ func TestPoisonTakesNoKey(t *testing.T) {
 		{"broken chunking", raw("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"id\"\r\nzz\r\n"), 502},
 		{"cut before content", then(events(chunkRole), cutOff), 502},
 		{"error event", events(chunkRole, chunkError), 502},
+		{"too large for the limit", says(429, tooLargeForLimit, "X-Ratelimit-Remaining-Tokens", "0", "X-Ratelimit-Reset-Tokens", "60s"), 429},
 		{"cut after content", then(events(chunkRole, chunkWord), cutOff), 200},
 	} {
 		for _, policy := range []keypool.Policy{keypool.RoundRobin, keypool.First} {
@@ -203,6 +204,11 @@ func TestPoisonTakesNoKey(t *testing.T) {
 					}, tt.status)
 					if len(c.changes) > 0 {
 						t.Errorf("keys went out: %+v", c.changes)
+					}
+					for _, k := range c.ups[0].Pool.States() {
+						if len(k.Models) > 0 {
+							t.Errorf("key %s went out for a model: %+v", k.Label, k.Models)
+						}
 					}
 				})
 			})
@@ -221,7 +227,7 @@ func TestManyPoisonsFailNobodyElse(t *testing.T) {
 		{"crashes the upstream", fails(500, ""), 500},
 		{"crashes with its connection", cutOff, 502},
 		{"cut before content", then(events(chunkRole), cutOff), 502},
-		{"too large for the limit", says(429, problem("rate_limit_exceeded", "Request too large: Limit 30000, Requested 60000.")), 429},
+		{"too large for the limit", says(429, tooLargeForLimit), 429},
 		{"names something like a model", fails(404, "model_not_found"), 404},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

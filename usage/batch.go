@@ -41,6 +41,9 @@ type Batch struct {
 	Rows []Row
 	// Totals is what Rows raise the stream's totals by.
 	Totals Counts
+	// Notes are those of the records, in their order. They are no part of the
+	// account: stores take no notice.
+	Notes []Note
 
 	increments int
 	rows       map[rowID]int               // where in Rows
@@ -64,6 +67,9 @@ type lane struct {
 func (b *Batch) Add(r *Record) {
 	c := r.Counts()
 	b.raise(r, &c)
+	if r.Affinity != "" {
+		b.Notes = append(b.Notes, r.Note())
+	}
 }
 
 // Correct replaces what was summed up of an attempt, in this or an earlier batch,

@@ -143,6 +143,18 @@ func TestBatchMergesRows(t *testing.T) {
 	}
 }
 
+// What a record wants others to know goes with the batch, beside the account.
+func TestBatchNotes(t *testing.T) {
+	var b usage.Batch
+	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	b.Add(&usage.Record{Upstream: "a", Time: at})
+	b.Add(&usage.Record{Upstream: "b", Affinity: "key digest", Time: at})
+	b.Correct(&usage.Record{Upstream: "b", Affinity: "key digest", Time: at}, &usage.Record{Upstream: "b", Affinity: "key digest", Time: at})
+	if len(b.Notes) != 1 || b.Notes[0] != (usage.Note{"b", "key digest", at}) {
+		t.Errorf("%+v", b.Notes)
+	}
+}
+
 func TestBatchRows(t *testing.T) {
 	var b usage.Batch
 	r := record("ann", "m", noon.In(time.FixedZone("east", 14*3600)))

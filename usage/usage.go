@@ -133,9 +133,9 @@ type Record struct {
 	// Operation is what was asked for: chat, responses, embeddings, …
 	Operation string
 
-	// Affinity is what the caller wants to find again in the log after a restart:
-	// where a conversation lives. It means nothing to the account, which keeps
-	// MaxName bytes of it.
+	// Affinity is what the caller wants to find again in the log after a restart,
+	// and other instances to know (see Note): where a conversation lives. It means
+	// nothing to the account, which keeps MaxName bytes of it.
 	Affinity string
 
 	// Outcome is how the attempt ended; zero while it is open.
@@ -170,3 +170,14 @@ type Record struct {
 	// to the ledger.
 	Seq uint64
 }
+
+// Note is the part of a settled record that other instances want to know.
+type Note struct {
+	// Upstream, Affinity and Time are as in the record.
+	Upstream string    `json:"upstream"`
+	Affinity string    `json:"affinity"`
+	Time     time.Time `json:"time"`
+}
+
+// Note returns the record's.
+func (r *Record) Note() Note { return Note{r.Upstream, r.Affinity, r.Time} }

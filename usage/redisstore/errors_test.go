@@ -109,6 +109,21 @@ func TestLeastUser(t *testing.T) {
 	if b, err := usage.Weigh(t.Context(), s); err != nil || !b.Even() {
 		t.Errorf("audit: %v", err)
 	}
+	if err := s.Tell(t.Context(), "key", "limited"); err != nil {
+		t.Error(err)
+	}
+	if told, _, err := s.Told(t.Context(), ""); err != nil || told["key"] != "limited" {
+		t.Errorf("%v, %v", told, err)
+	}
+	if err := s.Forget(t.Context(), "key"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Note(t.Context(), []usage.Note{{Upstream: "a"}}); err != nil {
+		t.Error(err)
+	}
+	if notes, _, err := s.Noted(t.Context(), ""); err != nil || len(notes) != 1 {
+		t.Errorf("%v, %v", notes, err)
+	}
 	if g, err := s.Hello(t.Context(), stream); err != nil || g.Warning != "" {
 		t.Errorf("%+v, %v", g, err)
 	}

@@ -18,6 +18,8 @@ import (
 //	fl:{ns}:months                 set     months for which there are sums
 //	fl:{ns}:late                   hash    what came after its bucket was gone
 //	fl:{ns}:dl                     list    dead letters
+//	fl:{ns}:health                 hash    what vendors said of keys
+//	fl:{ns}:notes                  stream  where conversations live
 //	fl:{ns}:h:<YYYYMMDDHH>         set     rows of the hour, full product
 //	fl:{ns}:d:<YYYYMMDD>           set     rows of the day, full product
 //	fl:{ns}:d1:<YYYYMMDD>:<dim>    set     rows of the day, one dimension

@@ -2,9 +2,14 @@ package redisstore
 
 import (
 	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/floway/floway/usage"
 )
 
 // Beside sums a store carries notices between instances: small texts by name,
@@ -82,4 +87,77 @@ func (s *Store) Forget(ctx context.Context, names ...string) error {
 		return s.explain(err)
 	}
 	return nil
+}
+
+// Notes say where conversations live. Each is an entry of a stream, so that an
+// instance reads on where it stopped.
+
+const (
+	// maxNotes is how many notes there are at a time; the oldest go first.
+	maxNotes = 65_536
+	// notesLife is how old notes are worth reading to an instance that starts.
+	notesLife = 24 * time.Hour
+	// notesPage is how many notes are written or read at a time.
+	notesPage = 1000
+	// noteField is the one field of an entry.
+	noteField = "n"
+)
+
+func (k keys) notes() string { return string(k) + "notes" }
+
+// Note leaves notes for other instances.
+func (s *Store) Note(ctx context.Context, notes []usage.Note) error {
+	key := s.keys.notes()
+	for page := range slices.Chunk(notes[max(0, len(notes)-maxNotes):], notesPage) {
+		ctx, cancel := context.WithTimeout(ctx, s.timeout)
+		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, n := range page {
+				text, err := json.Marshal(n)
+				if err != nil {
+					return err
+				}
+				p.XAdd(ctx, &redis.XAddArgs{Stream: key, MaxLen: maxNotes, Approx: true, Values: []string{noteField, string(text)}})
+			}
+			p.Expire(ctx, key, noticesLife)
+			return nil
+		})
+		cancel()
+		if err != nil {
+			return s.explain(err)
+		}
+	}
+	return nil
+}
+
+// Noted returns some of the notes behind the position that an earlier call
+// returned, in order, and the position now; without a position, of the notes of
+// the last day. There are no more when the position stays where it was.
+func (s *Store) Noted(ctx context.Context, since string) (notes []usage.Note, position string, err error) {
+	from := since
+	if from == "" {
+		from = strconv.FormatInt(time.Now().Add(-notesLife).UnixMilli(), 10) + "-0"
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	streams, err := s.client.XRead(ctx, &redis.XReadArgs{
+		Streams: []string{s.keys.notes(), from}, Count: notesPage, Block: -1, // < 0: does not wait
+	}).Result()
+	switch {
+	case err == redis.Nil:
+		return nil, since, nil
+	case err != nil:
+		return nil, since, s.explain(err)
+	}
+	position = since
+	for _, stream := range streams {
+		for _, entry := range stream.Messages {
+			position = entry.ID
+			text, _ := entry.Values[noteField].(string)
+			var n usage.Note
+			if json.Unmarshal([]byte(text), &n) == nil {
+				notes = append(notes, n)
+			}
+		}
+	}
+	return notes, position, nil
 }

@@ -7,9 +7,9 @@
 // It needs Redis 5 or what is compatible with it, with a maxmemory-policy of
 // noeviction. A user that may do no more than necessary is made by
 //
-//	ACL SETUSER floway on >password ~fl:* +eval +evalsha +type +get +set +hmget
-//	  +hgetall +hset +hincrby +sadd +smembers +sscan +rpush +lrange +ltrim
-//	  +expire +expireat +time +info +multi +exec +select
+//	ACL SETUSER floway on >password ~fl:* +eval +evalsha +type +get +set +hget +hmget
+//	  +hgetall +hlen +hset +hdel +hincrby +sadd +smembers +sscan +rpush +lrange +ltrim
+//	  +xadd +xread +expire +expireat +time +info +multi +exec +select
 package redisstore
 
 import (
