@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"strings"
@@ -8,7 +9,8 @@ import (
 	"github.com/floway/floway/dialect"
 )
 
-// vendor is a kind of upstream that is only data: an OpenAI-compatible service.
+// vendor is what of a kind of upstream is data. An OpenAI-compatible service is
+// nothing else.
 type vendor struct {
 	name string
 	// baseURL is the default address; empty where there is none.
@@ -25,10 +27,12 @@ type vendor struct {
 
 // refusal is what one form of answer means. Empty fields match anything; text, in
 // small letters, is looked for in the message and in the name of the field to
-// blame, without regard to case.
+// blame, without regard to case. state and details are Google's: the name of the
+// status, and a part of the list of details.
 type refusal struct {
 	status           int
 	code, kind, text string
+	state, details   string
 	means            Meaning
 }
 
@@ -48,6 +52,8 @@ func (r *refusal) matches(status int, p *dialect.Problem) bool {
 	return (r.status == 0 || r.status == status) &&
 		(r.code == "" || r.code == p.Code) &&
 		(r.kind == "" || r.kind == p.Type) &&
+		(r.state == "" || r.state == p.Status) &&
+		(r.details == "" || bytes.Contains(p.Details, []byte(r.details))) &&
 		(r.text == "" || containsFold(p.Message, r.text) || containsFold(p.Param, r.text))
 }
 

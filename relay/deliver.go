@@ -99,6 +99,8 @@ func (c *call) lookPlain(p *passing, piece []byte, err error) error {
 		err = io.EOF
 	}
 	switch {
+	case a.List:
+		p.whole = a.Terminal || err == io.EOF && !a.Open()
 	case err != io.EOF:
 	case p.total == 0:
 		// Nothing is no answer where a model was asked to make one.
@@ -118,13 +120,12 @@ func (c *call) hold(p *passing, ready []byte, err error) (flows, lost bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	more := err == nil && len(d.held)+len(ready) <= maxHeld
-	if a.EventStream() {
+	if a.Streams() {
 		lost = !a.Content && (a.Failed || err != nil && !p.whole)
 		more = more && !a.Content && !p.whole
 	} else {
 		// A JSON object is of no use before its end: as much as fits is gathered,
-		// so that it leaves in one piece and can still be healed. An array is one
-		// of Google's streams.
+		// so that it leaves in one piece and can still be healed.
 		lost = err != nil && (!p.whole || a.Failed)
 		more = more && p.json && p.first != '['
 	}
@@ -190,7 +191,7 @@ func (c *call) forward(p []byte, flush bool) {
 // last. The attempt is settled before the client can see the answer's end.
 func (c *call) pass(p *passing, ready []byte, err error) (ended bool) {
 	a := &c.answer
-	if a.Content && a.EventStream() && !a.Failed && !c.proved {
+	if a.Content && a.Streams() && !a.Failed && !c.proved {
 		// Others may be waiting to know that the key serves again.
 		c.proved = true
 		c.lease.Report(keypool.Verdict{Class: keypool.Served})
@@ -256,13 +257,15 @@ func (c *call) cut() {
 	c.rec.Outcome = usage.Cut
 	c.count()
 	c.settle(true)
+	e := &dialect.Error{Fault: dialect.BadUpstream, Message: reason, Request: c.trace.Request}
 	if c.answer.EventStream() {
-		e := &dialect.Error{Fault: dialect.BadUpstream, Message: reason, Request: c.trace.Request}
 		event := e.Event(c.req.Call.Op, c.answer.Events)
 		if c.answer.Unfinished() {
 			event = append([]byte("\n\n"), event...)
 		}
 		c.forward(event, true)
+	} else if end := c.answer.EndList(e); end != nil {
+		c.forward(end, true)
 	}
 	panic(http.ErrAbortHandler)
 }
