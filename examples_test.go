@@ -35,6 +35,7 @@ func example(t *testing.T, g *gateway, name string, replace ...string) string {
 func forReaders(t *testing.T) {
 	for name, value := range map[string]string{
 		"OPENAI_KEY": "sk-upstream-one", "OPENAI_KEY_1": "sk-upstream-one", "OPENAI_KEY_2": "sk-upstream-two",
+		"ANTHROPIC_KEY_1": "sk-upstream-one", "ANTHROPIC_KEY_2": "sk-upstream-two", "GEMINI_KEY": "sk-upstream-gemini",
 		"OPENAI_KEY_EU": "sk-upstream-three", "REDIS_PASSWORD": "redis-password", "VLLM_KEY": "sk-upstream-vllm",
 		"ALICE_KEY": aliceKey, "BOB_KEY": bobKey, "HR_BOT_KEY": "sk-floway-hr-0123456789", "CAROL_KEY": "sk-floway-carol-0123456789",
 	} {
@@ -50,7 +51,7 @@ func TestExamplesAreValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob("examples/*/Caddyfile")
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != 6 {
 		t.Fatalf("%v, %v", files, err)
 	}
 	for _, file := range files {

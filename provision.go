@@ -208,7 +208,7 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	if err := u.provisionKeys(h, up); err != nil {
 		return err
 	}
-	if len(u.Models) == 0 {
+	if len(u.Models) == 0 || slices.ContainsFunc(up.Models, func(p access.Pattern) bool { return !p.Literal() }) {
 		up.Catalog = h.living.catalog(u.Provider + " " + u.Name + " " + config.BaseURL + " " + strings.Join(up.KeyIDs, " "))
 	}
 	if err := u.provisionTransport(ctx, up, config.BaseURL); err != nil {

@@ -23,6 +23,9 @@ type Answer struct {
 	// Failed says that the answer holds an error; Problem is what it says.
 	Failed  bool
 	Problem Problem
+	// List says that the answer is Google's other form of a stream: one array,
+	// whose elements are what events hold elsewhere.
+	List bool
 	// Reported says that the upstream reported usage.
 	Reported bool
 	// Model and ID are those that the answer names.
@@ -54,7 +57,8 @@ type Answer struct {
 	long   longEvent
 	ragged bool // what was forwarded ends inside an event
 
-	json jsonState // of an answer that is no event stream
+	json  jsonState // of an answer that is no event stream
+	comma bool      // a list has no comma to come before its next element
 }
 
 // MaxEvent is the greatest event that is held until it is whole. Longer ones
@@ -75,6 +79,26 @@ func (a *Answer) Reset(op Operation, events, hide bool) {
 
 // EventStream says whether the answer is one.
 func (a *Answer) EventStream() bool { return a.events }
+
+// Streams says whether the answer comes in pieces that are of use by themselves.
+func (a *Answer) Streams() bool { return a.events || a.List }
+
+// Open says that the answer is a list whose end has not come.
+func (a *Answer) Open() bool { return a.json == jsonList || a.json == jsonItem }
+
+// EndList spells the error as the last element of a list that broke off, and ends
+// the list. It returns nil if the list broke off inside an element, so that no
+// reader takes it for whole, or was none.
+func (a *Answer) EndList(e *Error) []byte {
+	if a.json != jsonList {
+		return nil
+	}
+	var out []byte
+	if !a.comma {
+		out = append(out, ',')
+	}
+	return append(append(out, e.Body(Gemini)...), ']')
+}
 
 // HasEnd says whether streams of the operation say by themselves that they are
 // complete, so that one which does not was cut.
@@ -150,6 +174,7 @@ func (a *Answer) Feed(p []byte) {
 			a.json = jsonObject
 			// Gemini streams an array to those who do not ask for events.
 			if p[0] == '[' && a.op == StreamContent {
+				a.List, a.comma = true, true
 				a.json, p = jsonList, p[1:]
 				continue
 			}
@@ -169,13 +194,14 @@ func (a *Answer) Feed(p []byte) {
 			switch {
 			case len(p) == 0:
 			case p[0] == ',':
-				p = p[1:]
+				a.comma, p = true, p[1:]
 			case p[0] == '{':
 				a.m.reset(a.format.event, a.format.inner, a.format.enter, maxValue)
-				a.json = jsonItem
+				a.json, a.comma = jsonItem, false
 				a.Events++
 			case p[0] == ']':
-				a.Finished, a.Terminal, a.json = true, true, jsonOver
+				// The end of a list with an error in it is no good end.
+				a.Finished, a.Terminal, a.json = a.Finished || !a.Failed, true, jsonOver
 			default:
 				a.Content, a.json = true, jsonOver
 			}

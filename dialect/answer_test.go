@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"slices"
@@ -882,10 +883,10 @@ func TestAnswerGeminiArray(t *testing.T) {
 		{
 			"[" + first + "\n,\n" + `{"error":{"code":503,"message":"Oh","status":"UNAVAILABLE"}}` + "]",
 			with(done, func(m *marks) {
-				m.Failed, m.Tokens, m.Problem = true, usage.Tokens{Input: 7}, Problem{Code: "503", Message: "Oh", Status: "UNAVAILABLE"}
+				m.Failed, m.Finished, m.Tokens, m.Problem = true, false, usage.Tokens{Input: 7}, Problem{Code: "503", Message: "Oh", Status: "UNAVAILABLE"}
 			}),
 		},
-		{"[" + `{"error":{"code":400,"message":"Oh"}}` + "]", marks{Failed: true, Finished: true, Terminal: true, Events: 1, Problem: Problem{Code: "400", Message: "Oh"}}},
+		{"[" + `{"error":{"code":400,"message":"Oh"}}` + "]", marks{Failed: true, Terminal: true, Events: 1, Problem: Problem{Code: "400", Message: "Oh"}}},
 		{"[]", marks{Finished: true, Terminal: true}},
 		{"[12]", marks{Content: true}},
 		{"[{,}", marks{Content: true, Events: 1}},
@@ -1194,5 +1195,31 @@ func TestSplitGoesOnWhereItWas(t *testing.T) {
 	}
 	if len(a.joined) != 2*2_000-1 {
 		t.Errorf("%d bytes of data", len(a.joined))
+	}
+}
+
+// An error can follow a list that broke off between two elements, and makes it
+// whole JSON; inside an element nothing can.
+func TestAnswerEndsList(t *testing.T) {
+	const one = `{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}`
+	for body, want := range map[string]string{
+		"[" + one:             `,{"error":{"code":502,"message":"Oh","status":"UNAVAILABLE"}}]`,
+		"[" + one + "\n,\n":   `{"error":{"code":502,"message":"Oh","status":"UNAVAILABLE"}}]`,
+		"[":                   `{"error":{"code":502,"message":"Oh","status":"UNAVAILABLE"}}]`,
+		"[" + one + "," + "{": "",
+		"[" + one + "]":       "",
+		one:                   "",
+		"":                    "",
+	} {
+		var a Answer
+		a.Reset(StreamContent, false, false)
+		feedAnswer(&a, []byte(body), everyByte([]byte(body))...)
+		got := a.EndList(&Error{Fault: BadUpstream, Message: "Oh"})
+		if string(got) != want {
+			t.Errorf("%s ends with %s", body, got)
+		}
+		if len(got) > 0 && !json.Valid(append([]byte(body), got...)) {
+			t.Errorf("%s%s is not JSON", body, got)
+		}
 	}
 }

@@ -1,11 +1,10 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -17,80 +16,98 @@ import (
 	"github.com/floway/floway/dialect"
 )
 
-// compatible is an upstream that speaks OpenAI's API, as its vendor's row says.
-type compatible struct {
-	vendor  vendor
+// account is what every upstream on the network has: an address, what it speaks
+// there, and what its vendor's row says.
+type account struct {
+	vendor  *vendor
 	base    *url.URL
 	speaks  map[string]bool
 	via     [4][]dialect.Dialect
-	urls    map[dialect.Operation]*url.URL
 	headers http.Header
 }
 
-func (v vendor) open(c Config) (Upstream, error) {
-	raw := c.BaseURL
-	if raw == "" {
-		raw = v.baseURL
-	}
-	base, err := parseBase(raw, "v1")
+// account reads what every upstream block says. segment is the version that a
+// base URL without one gets; able are the features that may be declared.
+func (v *vendor) account(c *Config, segment string, able []string) (account, error) {
+	base, err := parseBase(cmp.Or(c.BaseURL, v.baseURL), segment)
 	if err != nil {
-		return nil, err
+		return account{}, err
 	}
-	speaks, err := declared(&c, compatibleFeatures, v.speaks)
+	speaks, err := declared(c, able, v.speaks)
 	if err != nil {
-		return nil, err
+		return account{}, err
 	}
-	u := &compatible{vendor: v, base: base, speaks: speaks, urls: map[dialect.Operation]*url.URL{}, headers: http.Header{}}
+	a := account{vendor: v, base: base, speaks: speaks, headers: http.Header{}}
 	// What a server behind another address speaks besides Chat Completions is not
 	// known: its own clients may try, but nothing is translated into it.
 	sure := len(c.Dialects) > 0 || c.BaseURL == "" || !speaks["chat"]
-	u.via = viaOf(func(d dialect.Dialect) bool { return speaks[d.String()] && (sure || d == dialect.Chat) })
-	for op := range dialect.Operations() {
-		if op.Path() != "" {
-			u.urls[op] = base.JoinPath(op.Path())
-		}
-	}
+	a.via = viaOf(func(d dialect.Dialect) bool { return speaks[d.String()] && (sure || d == dialect.Chat) })
 	for _, name := range slices.Sorted(maps.Keys(c.Options)) {
 		header, ok := v.options[name]
 		args := c.Options[name]
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("%s: the provider %s has no such option", name, v.name)
+			return account{}, fmt.Errorf("%s: the provider %s has no such option", name, v.name)
 		case len(args) != 1 || args[0] == "":
-			return nil, fmt.Errorf("%s: one value was expected", name)
+			return account{}, fmt.Errorf("%s: one value was expected", name)
 		case strings.ContainsFunc(args[0], unicode.IsControl):
-			return nil, fmt.Errorf("%s: the value has characters that no header may have", name)
+			return account{}, fmt.Errorf("%s: the value has characters that no header may have", name)
 		}
-		u.headers.Set(header, args[0])
+		a.headers.Set(header, args[0])
 	}
-	return u, nil
+	return a, nil
+}
+
+func (a *account) Speaks(op dialect.Operation, _ string) bool { return a.speaks[op.Feature()] }
+
+func (a *account) Via(from dialect.Dialect, _ string) []dialect.Dialect { return a.via[from] }
+
+func (a *account) Headers() http.Header { return a.headers }
+
+func (a *account) Transport() http.RoundTripper { return nil }
+
+func (a *account) Family(model string) bool {
+	return slices.ContainsFunc(a.vendor.families, func(f string) bool { return strings.HasPrefix(model, f) })
+}
+
+func (a *account) Meaning(status int, p *dialect.Problem) Meaning {
+	return a.vendor.refusals.meaning(status, p)
+}
+
+// addresses are those of the operations whose paths have no name in them.
+func (a *account) addresses() map[dialect.Operation]*url.URL {
+	urls := map[dialect.Operation]*url.URL{}
+	for op := range dialect.Operations() {
+		if op.Path() != "" {
+			urls[op] = a.base.JoinPath(op.Path())
+		}
+	}
+	return urls
+}
+
+// compatible is an upstream that speaks OpenAI's API, as its vendor's row says.
+type compatible struct {
+	account
+	urls map[dialect.Operation]*url.URL
+}
+
+func (v vendor) open(c Config) (Upstream, error) {
+	a, err := v.account(&c, "v1", compatibleFeatures)
+	if err != nil {
+		return nil, err
+	}
+	return &compatible{account: a, urls: a.addresses()}, nil
 }
 
 // compatibleFeatures are what a compatible server may be declared to speak: all
 // but Gemini's dialect, whose paths name the model.
 var compatibleFeatures = slices.DeleteFunc(slices.Clone(dialect.Features), func(f string) bool { return f == "gemini" })
 
-func (u *compatible) Speaks(op dialect.Operation, _ string) bool { return u.speaks[op.Feature()] }
-
-func (u *compatible) Via(from dialect.Dialect, _ string) []dialect.Dialect { return u.via[from] }
-
 func (u *compatible) Address(call *dialect.Call, _ string) *url.URL {
 	if call.Op == dialect.StoredResponse {
 		return u.base.JoinPath("responses", url.PathEscape(call.ID), call.Rest)
 	}
 	return u.urls[call.Op]
-}
-
-func (u *compatible) Headers() http.Header { return u.headers }
-
-func (u *compatible) Transport() http.RoundTripper { return nil }
-
-func (u *compatible) Family(model string) bool {
-	return slices.ContainsFunc(u.vendor.families, func(f string) bool { return strings.HasPrefix(model, f) })
-}
-
-func (u *compatible) Meaning(status int, p *dialect.Problem) Meaning {
-	return u.vendor.refusals.meaning(status, p)
 }
 
 // Credential sends the secret as a bearer token.
@@ -111,50 +128,24 @@ func (f fixed) Renew() bool { return false }
 var noCredential = fixed(func(http.Header) {})
 
 // bearer sends a secret as RFC 6750 has it.
-func bearer(s Secret) Credential {
+func bearer(s Secret) Credential { return inHeader("Authorization", "Bearer ", s) }
+
+// inHeader sends a secret in a header, whose name is canonical, behind a prefix.
+func inHeader(name, prefix string, s Secret) Credential {
 	if s.Empty() {
 		return noCredential
 	}
-	value := []string{"Bearer " + s.Reveal()} // shared by all requests
-	return fixed(func(h http.Header) { h["Authorization"] = value })
+	value := []string{prefix + s.Reveal()} // shared by all requests
+	return fixed(func(h http.Header) { h[name] = value })
 }
 
-// Bounds of a catalogue, so that a hostile or broken upstream cannot fill the
-// memory with one.
-const (
-	maxCatalogBytes = 8 << 20
-	maxModels       = 20_000
-	maxModelName    = 512
-)
-
 func (u *compatible) Models(ctx context.Context, do func(*http.Request) (*http.Response, error)) ([]Model, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.base.JoinPath("models").String(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("model list: %w", err)
-	}
-	res, err := do(req)
-	if err != nil {
-		return nil, fmt.Errorf("model list: %w", err)
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxCatalogBytes+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("model list: %w", err)
-	case res.StatusCode == http.StatusUnauthorized:
-		// Not with the upstream's words: some servers repeat the key in them.
-		return nil, errors.New("model list: status 401: the credential was refused")
-	case res.StatusCode != http.StatusOK:
-		p := dialect.ReadProblem(body)
-		return nil, fmt.Errorf("model list: status %d: %.200s", res.StatusCode, p.Message)
-	case len(body) > maxCatalogBytes:
-		return nil, fmt.Errorf("model list: longer than %d MiB", maxCatalogBytes>>20)
-	}
-	return readModels(body)
+	l := listing{account: &u.account, do: do}
+	return l.read(ctx, readModels)
 }
 
 // readModels reads OpenAI's form of a model list.
-func readModels(body []byte) ([]Model, error) {
+func readModels(body []byte) (page, error) {
 	var list struct {
 		Data []struct {
 			ID      string `json:"id"`
@@ -162,23 +153,14 @@ func readModels(body []byte) ([]Model, error) {
 			OwnedBy string `json:"owned_by"`
 		} `json:"data"`
 	}
-	err := json.Unmarshal(body, &list)
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &syntax):
-		return nil, fmt.Errorf("model list: the answer is not JSON: %w", err)
-	case err != nil || list.Data == nil:
-		return nil, errors.New("model list: the answer has not the form of OpenAI's")
-	case len(list.Data) > maxModels:
-		return nil, fmt.Errorf("model list: more than %d models", maxModels)
+	if err := json.Unmarshal(body, &list); err != nil || list.Data == nil {
+		return page{}, notAList(err, "OpenAI's")
 	}
-	models := make([]Model, 0, len(list.Data))
-	for _, m := range list.Data {
-		if m.ID != "" && len(m.ID) <= maxModelName {
-			models = append(models, Model{ID: m.ID, Created: int64(m.Created), OwnedBy: m.OwnedBy})
-		}
+	p := page{models: make([]Model, len(list.Data))}
+	for i, m := range list.Data {
+		p.models[i] = Model{ID: m.ID, Created: int64(m.Created), OwnedBy: m.OwnedBy}
 	}
-	return models, nil
+	return p, nil
 }
 
 // stamp is a time in seconds since 1970; 0 where a server writes anything else,

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -164,9 +164,9 @@ func TestRefusals(t *testing.T) {
 	}
 	// The rows themselves: texts are compared in small letters, and a row that
 	// matches anything would hide all below it.
-	for _, rows := range []refusals{openAIRefusals, demoRefusals} {
+	for _, rows := range []refusals{openAIRefusals, demoRefusals, anthropicVendor.refusals, geminiVendor.refusals} {
 		for _, r := range rows {
-			if r.text != strings.ToLower(r.text) || r.means == Plain || r.code == "" && r.kind == "" && r.param == "" && r.text == "" && r.form == nil {
+			if r.text != strings.ToLower(r.text) || r.code == "" && r.kind == "" && r.param == "" && r.text == "" && r.form == nil && r.state == "" && r.details == "" {
 				t.Errorf("the row %+v", r)
 			}
 		}
@@ -212,8 +212,8 @@ func TestModels(t *testing.T) {
 		{"id":"a","object":"model","created":1790000000,"owned_by":"openai"},
 		{"id":"b","created":1790000000.5},{"id":"c","created":null},{"id":"d","created":"2026-01-01"},{"id":"e","created":1e300},
 		{"id":""},{"id":"`+strings.Repeat("x", maxModelName+1)+`"},{"object":"model"}]}`))
-	want := []Model{{"a", 1790000000, "openai"}, {"b", 1790000000, ""}, {ID: "c"}, {ID: "d"}, {ID: "e"}}
-	if err != nil || !slices.Equal(got, want) {
+	want := []Model{{ID: "a", Created: 1790000000, OwnedBy: "openai"}, {ID: "b", Created: 1790000000}, {ID: "c"}, {ID: "d"}, {ID: "e"}}
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v %v", got, err)
 	}
 	if got, err := ask(200, strings.NewReader(`{"data":[]}`)); err != nil || len(got) != 0 {

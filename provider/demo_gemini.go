@@ -10,15 +10,6 @@ import (
 
 // The Gemini API, as Google has it.
 
-// geminiActions are the words behind the colon of Gemini's paths.
-var geminiActions = map[dialect.Operation]string{
-	dialect.GenerateContent:    "generateContent",
-	dialect.StreamContent:      "streamGenerateContent",
-	dialect.CountContent:       "countTokens",
-	dialect.EmbedContent:       "embedContent",
-	dialect.BatchEmbedContents: "batchEmbedContents",
-}
-
 type geminiPrompt struct {
 	Contents turns `json:"contents"`
 	System   prose `json:"systemInstruction"`

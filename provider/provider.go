@@ -82,6 +82,11 @@ type Model struct {
 	ID      string
 	Created int64 // seconds since 1970; 0 if unknown
 	OwnedBy string
+	Name    string // for people; empty if unknown
+	// MaxInput and MaxOutput are limits in tokens; 0 if unknown.
+	MaxInput, MaxOutput int64
+	// Methods are what the model can do, in Google's words; nil if unknown.
+	Methods []string
 }
 
 // Meaning is what a refusal means at a vendor.

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"maps"
 	"regexp"
 	"slices"
@@ -9,7 +10,8 @@ import (
 	"github.com/floway/floway/dialect"
 )
 
-// vendor is a kind of upstream that is only data: an OpenAI-compatible service.
+// vendor is what of a kind of upstream is data. An OpenAI-compatible service is
+// nothing else.
 type vendor struct {
 	name string
 	// baseURL is the default address; empty where there is none.
@@ -27,11 +29,13 @@ type vendor struct {
 // refusal is what one form of answer means. Empty fields match anything; text, in
 // small letters, is looked for in the message and in the name of the field to
 // blame, without regard to case. form is for messages that one text cannot tell
-// from others.
+// from others. state and details are Google's: the name of the status, and a part
+// of the list of details.
 type refusal struct {
 	status                  int
 	code, kind, param, text string
 	form                    *regexp.Regexp
+	state, details          string
 	means                   Meaning
 }
 
@@ -53,6 +57,8 @@ func (r *refusal) matches(status int, p *dialect.Problem) bool {
 		(r.kind == "" || r.kind == p.Type) &&
 		(r.param == "" || r.param == p.Param) &&
 		(r.form == nil || r.form.MatchString(p.Message)) &&
+		(r.state == "" || r.state == p.Status) &&
+		(r.details == "" || bytes.Contains(p.Details, []byte(r.details))) &&
 		(r.text == "" || containsFold(p.Message, r.text) || containsFold(p.Param, r.text))
 }
 

@@ -318,7 +318,7 @@ func (c *call) count() {
 	switch {
 	case !billed(op):
 		rec.Source = usage.Upstream
-	case c.answered && a.Failed && (!a.EventStream() || !a.Content):
+	case c.answered && a.Failed && (!a.Streams() || !a.Content):
 		// An error costs no more than the upstream says.
 		rec.Tokens, rec.Source = a.Tokens(), usage.Upstream
 	case !c.answered || rec.Outcome != usage.Served && !a.Content && !a.Reported:

@@ -43,6 +43,16 @@ func (c *Catalog) Models() []provider.Model {
 	return c.models
 }
 
+// find returns what the list says of a model; nothing if it is not in it.
+func (c *Catalog) find(model string) provider.Model {
+	for _, m := range c.Models() {
+		if m.ID == model {
+			return m
+		}
+	}
+	return provider.Model{}
+}
+
 // Status returns when the list was fetched, zero if never, and what was wrong
 // the last time it was tried.
 func (c *Catalog) Status() (fetched time.Time, err error) {
@@ -82,7 +92,8 @@ func (r *Relay) discover(ctx context.Context, u *Upstream) {
 		case err == nil:
 			wait, retry = catalogFresh, catalogRetry
 		default:
-			if retry == catalogRetry {
+			// One whose models are declared may well list none.
+			if retry == catalogRetry && u.open() {
 				r.Log.Warn("model list not fetched; going on with what is known",
 					zap.String("upstream", u.Name), zap.Error(err))
 			}

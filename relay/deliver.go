@@ -113,6 +113,8 @@ func (c *call) lookPlain(p *passing, piece []byte, err error) error {
 		err = io.EOF
 	}
 	switch {
+	case a.List:
+		p.whole = a.Terminal || err == io.EOF && !a.Open()
 	case err != io.EOF:
 	case p.total == 0:
 		// Nothing is no answer where a model was asked to make one.
@@ -136,13 +138,12 @@ func (c *call) hold(p *passing, ready []byte, err error) (flows, lost bool) {
 	case d.phase == gathering:
 		lost = err != nil && !p.whole || a.Failed
 		more = err == nil && !p.whole
-	case a.EventStream():
+	case a.Streams():
 		lost = !a.Content && (a.Failed || err != nil && !p.whole)
 		more = more && !a.Content && !p.whole
 	default:
 		// A JSON object is of no use before its end: as much as fits is gathered,
-		// so that it leaves in one piece and can still be healed. An array is one
-		// of Google's streams.
+		// so that it leaves in one piece and can still be healed.
 		lost = err != nil && (!p.whole || a.Failed)
 		more = more && p.json && p.first != '['
 	}
@@ -214,7 +215,7 @@ func (c *call) forward(p []byte, flush bool) {
 // last. The attempt is settled before the client can see the answer's end.
 func (c *call) pass(p *passing, ready []byte, err error) (ended bool) {
 	a := &c.answer
-	if a.Content && a.EventStream() && !a.Failed && !c.proved {
+	if a.Content && a.Streams() && !a.Failed && !c.proved {
 		// Others may be waiting to know that the key serves again.
 		c.proved = true
 		c.lease.Report(keypool.Verdict{Class: keypool.Served})
@@ -297,6 +298,10 @@ func (c *call) cut() {
 			event = append([]byte("\n\n"), event...)
 		}
 		c.forward(event, true)
+	default:
+		if end := c.answer.EndList(e); end != nil {
+			c.forward(end, true)
+		}
 	}
 	panic(http.ErrAbortHandler)
 }

@@ -51,7 +51,7 @@ func (c *call) refusalOf(status int, h http.Header, body []byte, p *dialect.Prob
 		kept.err = &dialect.Error{Fault: dialect.BadUpstream, Message: "the upstream refuses the gateway's credential"}
 	case status >= 300 && status < 400:
 		kept.err = &dialect.Error{Fault: dialect.BadUpstream, Message: "the upstream answered with a redirect, which is not followed"}
-	case p.Type == "" && p.Code == "" && p.Status == "", !isObject(body), len(body) == maxRefusal, status < 400, status > 599,
+	case p.Type == "" && p.Code == "" && p.Status == "", !c.shaped(body), len(body) == maxRefusal, status < 400, status > 599,
 		status == 529 && c.dialect != dialect.Messages:
 		// HTML, plain text, nothing at all, the form of another service, or not
 		// what this client's SDK knows.
@@ -60,10 +60,11 @@ func (c *call) refusalOf(status int, h http.Header, body []byte, p *dialect.Prob
 	return kept
 }
 
-// isObject says whether a body may be a JSON object.
-func isObject(body []byte) bool {
+// shaped says whether the body of a refusal may have the form that the client's
+// SDK expects: an object, or an array where Google streams one.
+func (c *call) shaped(body []byte) bool {
 	body = bytes.TrimLeft(body, " \t\r\n")
-	return len(body) > 0 && body[0] == '{'
+	return len(body) > 0 && (body[0] == '{' || body[0] == '[' && c.req.Call.Op == dialect.StreamContent)
 }
 
 // foreign spells in the client's dialect a refusal that was in no dialect.

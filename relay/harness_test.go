@@ -167,7 +167,8 @@ func (m *mock) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	key := strings.TrimSuffix(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer sk-"), "-secret")
+	key := r.Header.Get("Authorization") + r.Header.Get("X-Api-Key") + r.Header.Get("X-Goog-Api-Key")
+	key = strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(key, "Bearer "), "sk-"), "-secret")
 	m.mu.Lock()
 	m.calls = append(m.calls, seen{key, r.Method, r.URL.EscapedPath(), r.URL.RawQuery, r.Header.Clone(), string(body)})
 	var answer http.HandlerFunc
@@ -332,7 +333,12 @@ func withAlias(public, model string) option {
 // upstream adds one with keys of those labels, the secrets of which are
 // sk-<label>-secret.
 func (s *setup) upstream(name, baseURL string, labels string, options ...option) *Upstream {
-	kind, _ := provider.Lookup("openai")
+	return s.upstreamOf("openai", name, baseURL, labels, options...)
+}
+
+// upstreamOf adds one of another provider.
+func (s *setup) upstreamOf(vendor, name, baseURL string, labels string, options ...option) *Upstream {
+	kind, _ := provider.Lookup(vendor)
 	made, err := kind.New(provider.Config{Name: name, BaseURL: baseURL})
 	if err != nil {
 		s.t.Fatal(err)

@@ -1,8 +1,10 @@
 package relay
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -12,17 +14,10 @@ import (
 	"github.com/floway/floway/provider"
 )
 
-// Listed is a model that a client may use.
-type Listed struct {
-	ID      string
-	Created int64 // seconds since 1970; 0 if unknown
-	OwnedBy string
-}
-
 // List returns the models that the client may use and that are known by name, in
 // the order of the file, each once. The rules that decide are those of requests.
-func (r *Relay) List(client *access.Client) []Listed {
-	var list []Listed
+func (r *Relay) List(client *access.Client) []provider.Model {
+	var list []provider.Model
 	seen := map[string]bool{}
 	var buf [4]target
 	add := func(m provider.Model, owner string) {
@@ -32,10 +27,8 @@ func (r *Relay) List(client *access.Client) []Listed {
 		seen[m.ID] = true
 		q := lookup{name: m.ID, client: client}
 		if targets, _ := r.resolve(&q, buf[:0]); len(targets) > 0 {
-			if m.OwnedBy != "" {
-				owner = m.OwnedBy
-			}
-			list = append(list, Listed{ID: m.ID, Created: m.Created, OwnedBy: owner})
+			m.OwnedBy = cmp.Or(m.OwnedBy, owner)
+			list = append(list, m)
 		}
 	}
 	for _, route := range r.Routes {
@@ -45,23 +38,36 @@ func (r *Relay) List(client *access.Client) []Listed {
 	}
 	for _, u := range r.Upstreams {
 		for _, a := range u.Aliases {
-			add(provider.Model{ID: a.Public}, u.Name)
+			add(u.about(a.Public, a.Model), u.Name)
 		}
 		for _, p := range u.Models {
 			if p.Literal() {
-				add(provider.Model{ID: string(p)}, u.Name)
+				add(u.about(string(p), string(p)), u.Name)
 			}
 		}
 		if u.Catalog != nil {
 			for _, m := range u.Catalog.Models() {
-				add(m, u.Name)
+				if u.open() || u.Models.Match(m.ID) {
+					add(m, u.Name)
+				}
 			}
 		}
 	}
 	return list
 }
 
-// ServeModels answers a listing, or one model of it, in the caller's shape.
+// about is what the upstream says of its model sent, under a public name.
+func (u *Upstream) about(public, sent string) provider.Model {
+	var m provider.Model
+	if u.Catalog != nil {
+		m = u.Catalog.find(sent)
+	}
+	m.ID = public
+	return m
+}
+
+// ServeModels answers a listing, or one model of it, in the caller's shape and in
+// pages of the size that it asks for.
 func (r *Relay) ServeModels(w http.ResponseWriter, in *http.Request, found *dialect.Call, client *access.Client) {
 	shape := found.Dialect
 	if shape == dialect.Chat && in.Header.Get("Anthropic-Version") != "" {
@@ -69,7 +75,12 @@ func (r *Relay) ServeModels(w http.ResponseWriter, in *http.Request, found *dial
 	}
 	list := r.List(client)
 	if found.ID == "" {
-		answerJSON(w, in, listing(shape, list))
+		p, err := paged(shape, list, in.URL.Query())
+		if err != nil {
+			_, _ = err.Write(w, shape)
+			return
+		}
+		answerJSON(w, in, p.spell(shape))
 		return
 	}
 	if m, ok := r.find(list, found.ID, client); ok {
@@ -81,7 +92,7 @@ func (r *Relay) ServeModels(w http.ResponseWriter, in *http.Request, found *dial
 
 // find looks for one model: listed, or addressed as <upstream>/<model> to an
 // upstream that knows it by name.
-func (r *Relay) find(list []Listed, name string, client *access.Client) (Listed, bool) {
+func (r *Relay) find(list []provider.Model, name string, client *access.Client) (provider.Model, bool) {
 	for _, m := range list {
 		if m.ID == name {
 			return m, true
@@ -91,51 +102,147 @@ func (r *Relay) find(list []Listed, name string, client *access.Client) (Listed,
 	targets, _ := r.resolve(&q, nil)
 	for _, t := range targets {
 		if t.up.Name+"/"+t.model == name && t.up.knows(t.model) {
-			return Listed{ID: name, OwnedBy: t.up.Name}, true
+			m := t.up.about(name, t.sent)
+			m.OwnedBy = cmp.Or(m.OwnedBy, t.up.Name)
+			return m, true
 		}
 	}
-	return Listed{}, false
+	return provider.Model{}, false
 }
 
 // knows says whether the upstream would be listed with that name.
 func (u *Upstream) knows(name string) bool {
 	p := access.Pattern(name)
-	return p.Literal() && slices.Contains(u.Models, p) || u.Catalog != nil && u.Catalog.Has(name) ||
+	return p.Literal() && slices.Contains(u.Models, p) || u.Catalog != nil && u.Catalog.Has(name) && u.mayServe(name) ||
 		slices.ContainsFunc(u.Aliases, func(a Alias) bool { return a.Public == name })
 }
 
-func listing(shape dialect.Dialect, list []Listed) any {
-	rows := make([]any, len(list))
-	for i, m := range list {
+// page is a part of a listing.
+type page struct {
+	models []provider.Model
+	more   bool // others follow, in the direction that was asked for
+}
+
+// Sizes of pages: what the services give by default, and at most.
+const (
+	messagesPage = 20
+	geminiPage   = 50
+	largestPage  = 1000
+)
+
+// paged takes the page out of a list that the caller's parameters ask for.
+// OpenAI's listing has no pages.
+func paged(shape dialect.Dialect, list []provider.Model, q url.Values) (page, *dialect.Error) {
+	switch shape {
+	case dialect.Messages:
+		size, err := pageSize(q, "limit", messagesPage)
+		if err != nil {
+			return page{}, err
+		}
+		if before := q.Get("before_id"); before != "" {
+			i := position(list, before)
+			if i < 0 {
+				return page{}, badParam("before_id", "before_id names no model of this listing")
+			}
+			list = list[:i]
+			return page{list[max(0, len(list)-size):], len(list) > size}, nil
+		}
+		return after(list, q.Get("after_id"), "after_id", size)
+	case dialect.Gemini:
+		size, err := pageSize(q, "pageSize", geminiPage)
+		if err != nil {
+			return page{}, err
+		}
+		return after(list, q.Get("pageToken"), "pageToken", size)
+	}
+	return page{models: list}, nil
+}
+
+// pageSize reads how many models a page is to have.
+func pageSize(q url.Values, name string, otherwise int) (int, *dialect.Error) {
+	v := q.Get(name)
+	if v == "" || v == "0" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 {
+		return 0, badParam(name, name+" must be a number from 1 to "+strconv.Itoa(largestPage))
+	}
+	return min(n, largestPage), nil
+}
+
+// after is the page behind the model of that name; without one the first.
+func after(list []provider.Model, last, param string, size int) (page, *dialect.Error) {
+	if last != "" {
+		i := position(list, last)
+		if i < 0 {
+			return page{}, badParam(param, param+" names no model of this listing")
+		}
+		list = list[i+1:]
+	}
+	return page{list[:min(size, len(list))], len(list) > size}, nil
+}
+
+func position(list []provider.Model, id string) int {
+	return slices.IndexFunc(list, func(m provider.Model) bool { return m.ID == id })
+}
+
+func badParam(param, message string) *dialect.Error {
+	return &dialect.Error{Fault: dialect.Malformed, Message: message, Param: param}
+}
+
+func (p *page) spell(shape dialect.Dialect) any {
+	rows := make([]any, len(p.models))
+	for i, m := range p.models {
 		rows[i] = row(shape, m)
+	}
+	first, last := "", ""
+	if len(p.models) > 0 {
+		first, last = p.models[0].ID, p.models[len(p.models)-1].ID
 	}
 	switch shape {
 	case dialect.Messages:
-		first, last := "", ""
-		if len(list) > 0 {
-			first, last = list[0].ID, list[len(list)-1].ID
-		}
-		return map[string]any{"data": rows, "has_more": false, "first_id": orNull(first), "last_id": orNull(last)}
+		return map[string]any{"data": rows, "has_more": p.more, "first_id": orNull(first), "last_id": orNull(last)}
 	case dialect.Gemini:
+		if p.more {
+			return map[string]any{"models": rows, "nextPageToken": last}
+		}
 		return map[string]any{"models": rows}
 	}
 	return map[string]any{"object": "list", "data": rows}
 }
 
-func row(shape dialect.Dialect, m Listed) any {
-	switch shape {
-	case dialect.Messages:
-		return map[string]any{
-			"type": "model", "id": m.ID, "display_name": m.ID,
-			"created_at": time.Unix(m.Created, 0).UTC().Format(time.RFC3339),
+// chatMethods are what a model can do of which its upstream does not say it.
+var chatMethods = []string{"generateContent", "streamGenerateContent", "countTokens"}
+
+// row spells one model. Limits that nobody told are left out.
+func row(shape dialect.Dialect, m provider.Model) any {
+	var r map[string]any
+	limits := func(in, out string) {
+		if m.MaxInput > 0 {
+			r[in] = m.MaxInput
 		}
-	case dialect.Gemini:
-		return map[string]any{
-			"name": "models/" + m.ID, "displayName": m.ID,
-			"supportedGenerationMethods": []string{"generateContent", "streamGenerateContent", "countTokens"},
+		if m.MaxOutput > 0 {
+			r[out] = m.MaxOutput
 		}
 	}
-	return map[string]any{"id": m.ID, "object": "model", "created": m.Created, "owned_by": m.OwnedBy}
+	switch shape {
+	case dialect.Messages:
+		r = map[string]any{
+			"type": "model", "id": m.ID, "display_name": cmp.Or(m.Name, m.ID),
+			"created_at": time.Unix(m.Created, 0).UTC().Format(time.RFC3339),
+		}
+		limits("max_input_tokens", "max_tokens")
+	case dialect.Gemini:
+		r = map[string]any{"name": "models/" + m.ID, "displayName": cmp.Or(m.Name, m.ID), "supportedGenerationMethods": m.Methods}
+		if m.Methods == nil {
+			r["supportedGenerationMethods"] = chatMethods
+		}
+		limits("inputTokenLimit", "outputTokenLimit")
+	default:
+		r = map[string]any{"id": m.ID, "object": "model", "created": m.Created, "owned_by": m.OwnedBy}
+	}
+	return r
 }
 
 func orNull(s string) any {

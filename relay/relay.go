@@ -55,7 +55,7 @@ type Upstream struct {
 	// upstream declares or lists.
 	Models  access.Patterns
 	Aliases []Alias
-	// Catalog is what the upstream lists; nil if Models are declared.
+	// Catalog is what the upstream lists; nil if Models say every name.
 	Catalog *Catalog
 	// EditHeader changes the header of a request on its way out; nil for no
 	// change. The first argument is the client's request.

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/floway/floway/e2e/mock"
 )
 
 var chatFields = fields{
@@ -95,14 +97,14 @@ func (s *Server) chat(x *exchange) error {
 	}
 	x.count(q.messages, q.tools)
 	for i := range choices {
-		x.entry.Tokens.Output += choices[i].tokens
+		x.Entry.Tokens.Output += choices[i].tokens
 	}
-	if q.reasoning {
-		x.entry.Tokens.Reasoning = int64(8 + x.number(3, 16))
-		x.entry.Tokens.Output += x.entry.Tokens.Reasoning
+	if q.reasoning || x.How.Scenario == mock.Thinking {
+		x.Entry.Tokens.Reasoning = int64(8 + x.Number(3, 16))
+		x.Entry.Tokens.Output += x.Entry.Tokens.Reasoning
 	}
-	if x.entry.Stream {
-		return x.stream(x.chatEvents(q, choices), event{data: streamFailure})
+	if x.Entry.Stream {
+		return x.Stream(x.chatEvents(q, choices), event{Data: streamFailure})
 	}
 	type message struct {
 		Role        string     `json:"role"`
@@ -127,26 +129,30 @@ func (s *Server) chat(x *exchange) error {
 		ServiceTier       string     `json:"service_tier"`
 		SystemFingerprint string     `json:"system_fingerprint"`
 	}{
-		ID: "chatcmpl-" + x.digest[:24], Object: "chat.completion", Created: created, Model: x.dated(),
+		ID: "chatcmpl-" + x.Digest[:24], Object: "chat.completion", Created: created, Model: x.dated(),
 		ServiceTier: "default", SystemFingerprint: "fp_mock",
 	}
 	for i, c := range choices {
 		m := message{Role: "assistant", Annotations: []any{}, ToolCalls: c.calls}
-		if len(c.calls) == 0 {
+		switch {
+		case c.refuses:
+			refusal := strings.Join(c.words, "")
+			m.Refusal = &refusal
+		case len(c.calls) == 0:
 			content := strings.Join(c.words, "")
 			m.Content = &content
 		}
 		answer.Choices = append(answer.Choices, choice{i, m, c.logprobs(q), c.finish})
 	}
-	if x.how.Usage != UsageAbsent {
+	if x.How.Usage != UsageAbsent {
 		answer.Usage = x.chatUsage()
 	}
-	return x.answerJSON(answer)
+	return x.AnswerJSON(answer)
 }
 
 // dated is the model that answers, as the service names it: not the name asked.
 func (x *exchange) dated() string {
-	base, _, _ := strings.Cut(x.entry.Model, "+")
+	base, _, _ := strings.Cut(x.Entry.Model, "+")
 	return base + "-2026-06-01"
 }
 
@@ -159,6 +165,8 @@ type chatChoice struct {
 	calls  []toolCall
 	finish string
 	tokens int64
+	// refuses: the words say why there is no answer.
+	refuses bool
 }
 
 type toolCall struct {
@@ -181,17 +189,26 @@ type customCall struct {
 func (x *exchange) chatChoice(q *chatRequest, index int) chatChoice {
 	last := q.messages[len(q.messages)-1]
 	called := q.chosen()
+	switch x.How.Scenario {
+	case mock.Refusal:
+		return chatChoice{words: refusal, finish: "stop", tokens: int64(len(refusal)), refuses: true}
+	case mock.Filter, mock.Length:
+		words, _ := x.Say(index, q.limit)
+		words = words[:(len(words)+1)/2]
+		finish := map[mock.Scenario]string{mock.Filter: "content_filter", mock.Length: "length"}[x.How.Scenario]
+		return chatChoice{words: words, finish: finish, tokens: int64(len(words))}
+	}
 	switch {
 	case len(called) > 0 && last.Role != "tool":
 		c := chatChoice{finish: "tool_calls"}
 		for i, tool := range called {
-			call := toolCall{ID: "call_" + x.digest[i:i+20]}
+			call := toolCall{ID: "call_" + x.Digest[i:i+20]}
 			if tool.Custom != nil {
-				words, _ := x.say(i, 0)
+				words, _ := x.Say(i, 0)
 				call.Type, call.Custom = "custom", &customCall{tool.Custom.Name, strings.Join(words, "")}
 				c.tokens += count(call.Custom.Input)
 			} else {
-				args := string(encode(x.example(tool.Function.Parameters, i)))
+				args := string(encode(x.Example(tool.Function.Parameters, i)))
 				if args == "null" {
 					args = "{}"
 				}
@@ -203,12 +220,12 @@ func (x *exchange) chatChoice(q *chatRequest, index int) chatChoice {
 		}
 		return c
 	case len(q.schema) > 0:
-		text := string(encode(x.example(q.schema, index)))
+		text := string(encode(x.Example(q.schema, index)))
 		c := chatChoice{finish: "stop", words: pieces(text, 7)}
 		c.tokens = int64(len(c.words))
 		return c
 	default:
-		words, whole := x.say(index, q.limit)
+		words, whole := x.Say(index, q.limit)
 		c := chatChoice{finish: "stop", words: words, tokens: int64(len(words))}
 		if !whole {
 			c.finish = "length"
@@ -216,6 +233,9 @@ func (x *exchange) chatChoice(q *chatRequest, index int) chatChoice {
 		return c
 	}
 }
+
+// refusal is what a model says that refuses.
+var refusal = []string{"I'm ", "sorry, ", "but I ", "can't help ", "with that."}
 
 // chosen are the tools that the answer calls: up to two, if it may call at all.
 func (q *chatRequest) chosen() []chatTool {
@@ -231,20 +251,6 @@ func (q *chatRequest) chosen() []chatTool {
 		n = min(n, 1)
 	}
 	return q.tools[:n]
-}
-
-// pieces cuts s every n bytes, but not within a character.
-func pieces(s string, n int) []string {
-	var all []string
-	for len(s) > 0 {
-		end := min(n, len(s))
-		for end < len(s) && s[end]&0xc0 == 0x80 {
-			end++
-		}
-		all = append(all, s[:end])
-		s = s[end:]
-	}
-	return all
 }
 
 func (c *chatChoice) logprobs(q *chatRequest) any {
@@ -282,7 +288,7 @@ type chatUsage struct {
 }
 
 func (x *exchange) chatUsage() *chatUsage {
-	t := &x.entry.Tokens
+	t := &x.Entry.Tokens
 	u := &chatUsage{PromptTokens: t.Prompt(), CompletionTokens: t.Output, TotalTokens: t.Prompt() + t.Output}
 	u.PromptTokensDetails.CachedTokens = t.CacheRead
 	u.PromptTokensDetails.CacheWriteTokens = t.CacheWrite
@@ -350,20 +356,20 @@ func (x *exchange) chatEvents(q *chatRequest, choices []chatChoice) []event {
 		said   int64
 	)
 	emit := func(choices []choice, usage any, last bool) {
-		c := chunk{ID: "chatcmpl-" + x.digest[:24], Object: "chat.completion.chunk", Created: created, Model: x.dated(), ServiceTier: "default", SystemFingerprint: "fp_mock", Choices: choices, Obfuscation: "Zm9v"[:1+len(events)%4]}
+		c := chunk{ID: "chatcmpl-" + x.Digest[:24], Object: "chat.completion.chunk", Created: created, Model: x.dated(), ServiceTier: "default", SystemFingerprint: "fp_mock", Choices: choices, Obfuscation: "Zm9v"[:1+len(events)%4]}
 		if q.usage || usage != nil {
 			raw := json.RawMessage(encode(usage))
 			c.Usage = &raw
 		}
-		events = append(events, event{data: encode(c), last: last, told: usage != nil})
+		events = append(events, event{Data: encode(c), Last: last, Told: usage != nil})
 	}
 	delta := func(index int, d chatDelta, finish *string) {
 		var usage any
 		switch {
 		case !q.usage:
-		case x.how.Usage == UsageEvery && finish == nil:
+		case x.How.Usage == UsageEvery && finish == nil:
 			usage = full.part(said)
-		case (x.how.Usage == UsageEvery || x.how.Usage == UsageLast && finish != nil) && index == len(choices)-1:
+		case (x.How.Usage == UsageEvery || x.How.Usage == UsageLast && finish != nil) && index == len(choices)-1:
 			usage = full
 		}
 		emit([]choice{{Index: index, Delta: d, FinishReason: finish}}, usage, finish != nil)
@@ -377,7 +383,11 @@ func (x *exchange) chatEvents(q *chatRequest, choices []chatChoice) []event {
 		delta(i, first, nil)
 		for _, w := range c.words {
 			said++
-			delta(i, chatDelta{Content: &w}, nil)
+			if c.refuses {
+				delta(i, chatDelta{Refusal: encode(w)}, nil)
+			} else {
+				delta(i, chatDelta{Content: &w}, nil)
+			}
 		}
 		for _, d := range fragments(c.calls) {
 			said++
@@ -385,8 +395,8 @@ func (x *exchange) chatEvents(q *chatRequest, choices []chatChoice) []event {
 		}
 		delta(i, chatDelta{}, &c.finish)
 	}
-	if q.usage && x.how.Usage != UsageAbsent && x.how.Usage != UsageLast {
-		if x.how.Usage == UsageTwice {
+	if q.usage && x.How.Usage != UsageAbsent && x.How.Usage != UsageLast {
+		if x.How.Usage == UsageTwice {
 			emit([]choice{}, full.part(full.CompletionTokens/2), true)
 		}
 		emit([]choice{}, full, true)

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/floway/floway/e2e/mock"
 )
 
 // chatRequest reads and checks the body of a chat completion.
 func (x *exchange) chatRequest() (*chatRequest, error) {
 	q := &chatRequest{parallel: true, n: 1}
-	base, _, _ := strings.Cut(x.entry.Model, "+")
+	base, _, _ := strings.Cut(x.Entry.Model, "+")
 	q.reasoning = base == "mock-reasoner"
 	steps := []func(*chatRequest) error{
 		x.chatNumbers, x.streamOptions, x.chatTools, x.chatToolChoice, x.chatMessages, x.responseFormat,
@@ -31,7 +33,7 @@ func (x *exchange) chatNumbers(q *chatRequest) error {
 	if q.reasoning && x.has("max_tokens") {
 		return bad("max_tokens", "unsupported_parameter", "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.")
 	}
-	if x.has("reasoning_effort") && !q.reasoning {
+	if x.has("reasoning_effort") && !q.reasoning && x.How.Scenario != mock.Thinking {
 		return bad("reasoning_effort", "unsupported_parameter", "Unrecognized request argument supplied: reasoning_effort")
 	}
 	ranges := []struct {
@@ -83,7 +85,7 @@ func (x *exchange) streamOptions(q *chatRequest) error {
 	if !x.has("stream_options") {
 		return nil
 	}
-	if !x.entry.Stream {
+	if !x.Entry.Stream {
 		return bad("stream_options", "", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
 	}
 	options, err := object(x.member["stream_options"])

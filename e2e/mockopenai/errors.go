@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+
+	"github.com/floway/floway/e2e/mock"
 )
 
 // Error is an answer that says no.
@@ -57,34 +59,18 @@ func bad(param, code, format string, args ...any) error {
 	return &Error{Status: 400, Code: code, Param: param, Message: fmt.Sprintf(format, args...)}
 }
 
-// refuse answers with err and ends the exchange.
-func (x *exchange) refuse(err error) {
+// Refuse implements mock.Service.
+func (s *Server) Refuse(x *mock.Exchange, err error) {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		e = &Error{Status: 500, Message: err.Error()}
 	}
-	x.send(e.Status, "application/json", e.body())
+	x.Send(e.Status, "application/json", e.body())
 }
 
-// send answers with a status and a body that used nothing.
-func (x *exchange) send(status int, contentType string, body []byte) {
-	h := x.header(contentType)
-	if x.how.Gzip {
-		body = compress(body)
-		h.Set("Content-Encoding", "gzip")
-	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.entry.Status = status
-	x.entry.Tokens = Tokens{}
-	x.w.WriteHeader(status)
-	x.write(body)
-	x.flush()
-	x.end(Refused)
-}
-
-// scripted is the body of a status that a test asked for without saying how the
-// body should read: what the service would say.
-func scripted(status int) *Error {
+// Scripted implements mock.Service: the body of a status that a test asked for
+// without saying how the body should read is what the service would say.
+func (s *Server) Scripted(status int) error {
 	switch status {
 	case 401:
 		return &Error{Status: status, Code: "invalid_api_key", Message: "Incorrect API key provided."}

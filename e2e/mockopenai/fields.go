@@ -107,18 +107,18 @@ func isNull(value json.RawMessage) bool { return len(value) == 0 || string(value
 func (x *exchange) parse() error {
 	sum := sha256.New()
 	io.WriteString(sum, x.route.operation)
-	defer func() { x.digest = hex.EncodeToString(sum.Sum(nil)) }()
+	defer func() { x.Digest = hex.EncodeToString(sum.Sum(nil)) }()
 
-	if encoding := x.r.Header.Get("Content-Encoding"); encoding != "" {
+	if encoding := x.R.Header.Get("Content-Encoding"); encoding != "" {
 		return &Error{Status: 400, Message: "Unsupported content encoding: " + encoding}
 	}
 	if x.route.bare {
-		if trimmed := bytes.TrimSpace(x.body); len(trimmed) > 0 && string(trimmed) != "{}" {
+		if trimmed := bytes.TrimSpace(x.Body); len(trimmed) > 0 && string(trimmed) != "{}" {
 			return bad("", "", "This endpoint takes no body.")
 		}
 		return nil
 	}
-	media, params, _ := mime.ParseMediaType(x.r.Header.Get("Content-Type"))
+	media, params, _ := mime.ParseMediaType(x.R.Header.Get("Content-Type"))
 	want := "application/json"
 	if x.route.form {
 		want = "multipart/form-data"
@@ -127,7 +127,7 @@ func (x *exchange) parse() error {
 		return bad("", "unsupported_content_type", "Unsupported content type: '%s'. This API method only accepts '%s' requests, but you specified the header 'Content-Type: %s'. Please try again with a supported content type.", media, want, media)
 	}
 	if x.route.form {
-		f, err := readForm(x.body, params["boundary"])
+		f, err := readForm(x.Body, params["boundary"])
 		if err != nil {
 			return bad("", "", "Could not parse multipart form: %v", err)
 		}
@@ -138,12 +138,12 @@ func (x *exchange) parse() error {
 			io.WriteString(sum, p.filename)
 			sum.Write(p.data)
 		}
-		x.entry.Model = f.value("model")
-		x.entry.Stream = f.value("stream") == "true"
+		x.Entry.Model = f.value("model")
+		x.Entry.Stream = f.value("stream") == "true"
 		return x.needModel()
 	}
 
-	member, err := object(x.body)
+	member, err := object(x.Body)
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,8 @@ func (x *exchange) parse() error {
 			sum.Write(b.Bytes())
 		}
 	}
-	json.Unmarshal(member["model"], &x.entry.Model)
-	json.Unmarshal(member["stream"], &x.entry.Stream)
+	json.Unmarshal(member["model"], &x.Entry.Model)
+	json.Unmarshal(member["stream"], &x.Entry.Stream)
 	return x.needModel()
 }
 
@@ -168,7 +168,7 @@ func (x *exchange) needModel() error {
 	if x.member != nil && !isNull(x.member["model"]) && !text.holds(x.member["model"]) {
 		return bad("model", "invalid_type", "Invalid type for 'model': expected a string, but got %s instead.", describe(x.member["model"]))
 	}
-	if x.entry.Model != "" || x.route.operation == "moderations" {
+	if x.Entry.Model != "" || x.route.operation == "moderations" {
 		return nil
 	}
 	return bad("model", "missing_required_parameter", "you must provide a model parameter")

@@ -49,7 +49,7 @@ func (s *Server) generateImage(x *exchange) error {
 	var n, partial int
 	x.decode("n", &n)
 	x.decode("partial_images", &partial)
-	if partial > 0 && !x.entry.Stream {
+	if partial > 0 && !x.Entry.Stream {
 		return bad("partial_images", "", "'partial_images' is only allowed when 'stream' is enabled.")
 	}
 	return x.images("image_generation", count(string(x.member["prompt"])), 0, max(n, 1), partial)
@@ -90,19 +90,19 @@ func (x *exchange) images(kind string, words, given int64, n, partial int) error
 	usage.InputTokensDetails.ImageTokens = given * 194
 	usage.InputTokens = words + given*194
 	usage.TotalTokens = usage.InputTokens + usage.OutputTokens
-	x.entry.Tokens = Tokens{Input: usage.InputTokens, InImage: given * 194, Output: usage.OutputTokens}
+	x.Entry.Tokens = Tokens{Input: usage.InputTokens, InImage: given * 194, Output: usage.OutputTokens}
 	if kind == "image_variation" {
 		usage = nil
-		x.entry.Tokens = Tokens{Images: int64(n)}
+		x.Entry.Tokens = Tokens{Images: int64(n)}
 	}
-	if x.how.Usage == UsageAbsent {
+	if x.How.Usage == UsageAbsent {
 		usage = nil
 	}
 	type picture struct {
 		B64JSON       string `json:"b64_json"`
 		RevisedPrompt string `json:"revised_prompt,omitempty"`
 	}
-	if !x.entry.Stream {
+	if !x.Entry.Stream {
 		answer := struct {
 			Created      int64       `json:"created"`
 			Background   string      `json:"background"`
@@ -115,7 +115,7 @@ func (x *exchange) images(kind string, words, given int64, n, partial int) error
 		for i := range n {
 			answer.Data = append(answer.Data, picture{B64JSON: x.picture(i)})
 		}
-		return x.answerJSON(answer)
+		return x.AnswerJSON(answer)
 	}
 	type data struct {
 		Type              string      `json:"type"`
@@ -131,18 +131,18 @@ func (x *exchange) images(kind string, words, given int64, n, partial int) error
 	var events []event
 	for i := range partial {
 		name := kind + ".partial_image"
-		events = append(events, event{name: name, data: encode(data{name, x.picture(i), &i, created, "1024x1024", "low", "opaque", "png", nil})})
+		events = append(events, event{Name: name, Data: encode(data{name, x.picture(i), &i, created, "1024x1024", "low", "opaque", "png", nil})})
 	}
 	name := kind + ".completed"
-	events = append(events, event{name: name, last: true, told: usage != nil, data: encode(data{name, x.picture(partial), nil, created, "1024x1024", "low", "opaque", "png", usage})})
-	return x.stream(events, event{name: "error", data: []byte(`{"type":"error","error":{"type":"image_generation_server_error","code":"image_generation_failed","message":"Image generation failed","param":null}}`)})
+	events = append(events, event{Name: name, Last: true, Told: usage != nil, Data: encode(data{name, x.picture(partial), nil, created, "1024x1024", "low", "opaque", "png", usage})})
+	return x.Stream(events, event{Name: "error", Data: []byte(`{"type":"error","error":{"type":"image_generation_server_error","code":"image_generation_failed","message":"Image generation failed","param":null}}`)})
 }
 
 // picture is a small PNG in base64.
 func (x *exchange) picture(i int) string {
 	m := image.NewRGBA(image.Rect(0, 0, 8, 8))
 	for p := range 64 {
-		m.Set(p%8, p/8, color.RGBA{uint8(x.number(p+i, 256)), uint8(i), uint8(p), 255})
+		m.Set(p%8, p/8, color.RGBA{uint8(x.Number(p+i, 256)), uint8(i), uint8(p), 255})
 	}
 	var b bytes.Buffer
 	if err := png.Encode(&b, m); err != nil {
@@ -180,27 +180,27 @@ func (s *Server) speech(x *exchange) error {
 	x.decode("stream_format", &shape)
 	sound := make([]byte, 4096)
 	for i := range sound {
-		sound[i] = byte(x.number(i, 256))
+		sound[i] = byte(x.Number(i, 256))
 	}
-	x.entry.Tokens = Tokens{Input: count(string(x.member["input"])), Output: 128, OutAudio: 128}
+	x.Entry.Tokens = Tokens{Input: count(string(x.member["input"])), Output: 128, OutAudio: 128}
 	if shape == "audio" {
 		// Nothing in the bytes says what they cost.
-		x.how.Usage = UsageAbsent
-		x.how.Chunked = true
-		x.answer(speechTypes[format], sound)
+		x.How.Usage = UsageAbsent
+		x.How.Chunked = true
+		x.Answer(speechTypes[format], sound)
 		return nil
 	}
 	var events []event
 	for len(sound) > 0 {
 		n := min(1000, len(sound))
-		events = append(events, event{name: "speech.audio.delta", data: encode(map[string]string{"type": "speech.audio.delta", "audio": base64.StdEncoding.EncodeToString(sound[:n])})})
+		events = append(events, event{Name: "speech.audio.delta", Data: encode(map[string]string{"type": "speech.audio.delta", "audio": base64.StdEncoding.EncodeToString(sound[:n])})})
 		sound = sound[n:]
 	}
-	t := x.entry.Tokens
-	events = append(events, event{name: "speech.audio.done", last: true, told: true, data: encode(map[string]any{
+	t := x.Entry.Tokens
+	events = append(events, event{Name: "speech.audio.done", Last: true, Told: true, Data: encode(map[string]any{
 		"type": "speech.audio.done", "usage": map[string]int64{"input_tokens": t.Input, "output_tokens": t.Output, "total_tokens": t.Input + t.Output},
 	})})
-	return x.stream(events, event{name: "error", data: streamFailure})
+	return x.Stream(events, event{Name: "error", Data: streamFailure})
 }
 
 var transcriptionFields = fields{
@@ -241,48 +241,48 @@ func (s *Server) transcription(x *exchange) error {
 	if err := choice("response_format", format, "json", "text", "srt", "verbose_json", "vtt", "diarized_json"); err != nil {
 		return err
 	}
-	base, _, _ := strings.Cut(x.entry.Model, "+")
+	base, _, _ := strings.Cut(x.Entry.Model, "+")
 	whisper := base == "mock-whisper"
 	if !whisper && (format == "srt" || format == "vtt" || format == "verbose_json") {
 		return bad("response_format", "unsupported_value", "response_format '%s' is not compatible with model '%s'. Use 'json' or 'text' instead.", format, base)
 	}
-	if whisper && x.entry.Stream {
+	if whisper && x.Entry.Stream {
 		return bad("stream", "unsupported_value", "Streaming is not supported with this model.")
 	}
-	words, _ := x.say(0, 0)
+	words, _ := x.Say(0, 0)
 	said := strings.TrimSpace(strings.NewReplacer("\n", " ", "\r", " ").Replace(strings.Join(words, "")))
 	seconds := int64(len(sound.data))/1000 + 1
 	audio := seconds * 10
 	prompt := count(x.form.value("prompt"))
-	x.entry.Tokens = Tokens{Input: audio + prompt, InAudio: audio, Output: int64(len(words))}
+	x.Entry.Tokens = Tokens{Input: audio + prompt, InAudio: audio, Output: int64(len(words))}
 	usage := map[string]any{
 		"type": "tokens", "input_tokens": audio + prompt, "output_tokens": len(words), "total_tokens": audio + prompt + int64(len(words)),
 		"input_token_details": map[string]int64{"text_tokens": prompt, "audio_tokens": audio},
 	}
 	if whisper {
-		x.entry.Tokens = Tokens{AudioMillis: seconds * 1000}
+		x.Entry.Tokens = Tokens{AudioMillis: seconds * 1000}
 		usage = map[string]any{"type": "duration", "seconds": seconds}
 	}
-	if x.entry.Stream {
+	if x.Entry.Stream {
 		var events []event
 		for _, w := range words {
-			events = append(events, event{name: "transcript.text.delta", data: encode(map[string]string{"type": "transcript.text.delta", "delta": w})})
+			events = append(events, event{Name: "transcript.text.delta", Data: encode(map[string]string{"type": "transcript.text.delta", "delta": w})})
 		}
-		events = append(events, event{name: "transcript.text.done", last: true, told: true, data: encode(map[string]any{"type": "transcript.text.done", "text": strings.Join(words, ""), "usage": usage})})
-		return x.stream(events, event{name: "error", data: streamFailure})
+		events = append(events, event{Name: "transcript.text.done", Last: true, Told: true, Data: encode(map[string]any{"type": "transcript.text.done", "text": strings.Join(words, ""), "usage": usage})})
+		return x.Stream(events, event{Name: "error", Data: streamFailure})
 	}
 	switch format {
 	case "text", "srt", "vtt":
-		x.how.Usage = UsageAbsent
-		x.answer("text/plain; charset=utf-8", []byte(subtitles(format, said)))
+		x.How.Usage = UsageAbsent
+		x.Answer("text/plain; charset=utf-8", []byte(subtitles(format, said)))
 		return nil
 	case "verbose_json":
-		return x.answerJSON(map[string]any{
+		return x.AnswerJSON(map[string]any{
 			"task": "transcribe", "language": "english", "duration": seconds, "text": said, "usage": usage,
 			"segments": []any{map[string]any{"id": 0, "seek": 0, "start": 0, "end": seconds, "text": said, "tokens": []int{50364}, "temperature": 0, "avg_logprob": -0.25, "compression_ratio": 1.5, "no_speech_prob": 0.125}},
 		})
 	}
-	return x.answerJSON(map[string]any{"text": said, "usage": usage})
+	return x.AnswerJSON(map[string]any{"text": said, "usage": usage})
 }
 
 func subtitles(format, said string) string {
@@ -308,12 +308,12 @@ func (s *Server) translation(x *exchange) error {
 	if err := choice("response_format", format, "json", "text", "srt", "verbose_json", "vtt"); err != nil {
 		return err
 	}
-	words, _ := x.say(0, 0)
+	words, _ := x.Say(0, 0)
 	said := strings.TrimSpace(strings.NewReplacer("\n", " ", "\r", " ").Replace(strings.Join(words, "")))
-	x.how.Usage = UsageAbsent
+	x.How.Usage = UsageAbsent
 	if format == "text" || format == "srt" || format == "vtt" {
-		x.answer("text/plain; charset=utf-8", []byte(subtitles(format, said)))
+		x.Answer("text/plain; charset=utf-8", []byte(subtitles(format, said)))
 		return nil
 	}
-	return x.answerJSON(map[string]any{"text": said})
+	return x.AnswerJSON(map[string]any{"text": said})
 }

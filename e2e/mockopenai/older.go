@@ -48,7 +48,7 @@ func (s *Server) completion(x *exchange) error {
 		Usage   *json.RawMessage `json:"usage,omitempty"`
 	}
 	reply := func(choices []choice, usage any, show bool) answer {
-		a := answer{ID: "cmpl-" + x.digest[:24], Object: "text_completion", Created: created, Model: x.dated(), Choices: choices}
+		a := answer{ID: "cmpl-" + x.Digest[:24], Object: "text_completion", Created: created, Model: x.dated(), Choices: choices}
 		if show {
 			raw := json.RawMessage(encode(usage))
 			a.Usage = &raw
@@ -58,8 +58,8 @@ func (s *Server) completion(x *exchange) error {
 	var whole []choice
 	var events []event
 	for i := range q.n {
-		words, all := x.say(i, q.limit)
-		x.entry.Tokens.Output += int64(len(words))
+		words, all := x.Say(i, q.limit)
+		x.Entry.Tokens.Output += int64(len(words))
 		finish := "stop"
 		if !all {
 			finish = "length"
@@ -70,16 +70,16 @@ func (s *Server) completion(x *exchange) error {
 			if j == len(words)-1 {
 				c.FinishReason = &finish
 			}
-			events = append(events, event{data: encode(reply([]choice{c}, nil, q.usage)), last: c.FinishReason != nil})
+			events = append(events, event{Data: encode(reply([]choice{c}, nil, q.usage)), Last: c.FinishReason != nil})
 		}
 	}
-	if !x.entry.Stream {
-		return x.answerJSON(reply(whole, x.chatUsage(), x.how.Usage != UsageAbsent))
+	if !x.Entry.Stream {
+		return x.AnswerJSON(reply(whole, x.chatUsage(), x.How.Usage != UsageAbsent))
 	}
-	if q.usage && x.how.Usage != UsageAbsent {
-		events = append(events, event{data: encode(reply([]choice{}, x.chatUsage(), true)), last: true, told: true})
+	if q.usage && x.How.Usage != UsageAbsent {
+		events = append(events, event{Data: encode(reply([]choice{}, x.chatUsage(), true)), Last: true, Told: true})
 	}
-	return x.stream(append(events, done), event{data: streamFailure})
+	return x.Stream(append(events, done), event{Data: streamFailure})
 }
 
 var embeddingFields = fields{"dimensions": integer, "encoding_format": text, "input": anything, "model": text, "user": text}
@@ -128,12 +128,12 @@ func (s *Server) embedding(x *exchange) error {
 			data[i].Embedding = base64.StdEncoding.EncodeToString(b)
 		}
 	}
-	x.entry.Tokens.Input = prompt
+	x.Entry.Tokens.Input = prompt
 	answer := map[string]any{"object": "list", "data": data, "model": x.dated()}
-	if x.how.Usage != UsageAbsent {
+	if x.How.Usage != UsageAbsent {
 		answer["usage"] = map[string]int64{"prompt_tokens": prompt, "total_tokens": prompt}
 	}
-	return x.answerJSON(answer)
+	return x.AnswerJSON(answer)
 }
 
 // inputs divides the input of an embedding: a text, texts, tokens or lists of
@@ -175,17 +175,17 @@ func (s *Server) moderation(x *exchange) error {
 	for i, input := range inputs {
 		flags, scores, kinds := map[string]bool{}, map[string]float64{}, map[string][]string{}
 		for j, c := range categories {
-			scores[c] = float64(x.number(i*len(categories)+j, 100)) / 1024
+			scores[c] = float64(x.Number(i*len(categories)+j, 100)) / 1024
 			flags[c] = c == "violence" && strings.Contains(string(input), "violent")
 			kinds[c] = []string{"text"}
 		}
 		results[i] = map[string]any{"flagged": flags["violence"], "categories": flags, "category_scores": scores, "category_applied_input_types": kinds}
 	}
 	model := "mock-moderation-2026-06-01"
-	if x.entry.Model != "" {
+	if x.Entry.Model != "" {
 		model = x.dated()
 	}
-	return x.answerJSON(map[string]any{"id": "modr-" + x.digest[:24], "model": model, "results": results})
+	return x.AnswerJSON(map[string]any{"id": "modr-" + x.Digest[:24], "model": model, "results": results})
 }
 
 var rerankFields = fields{
@@ -217,14 +217,14 @@ func (s *Server) rerank(x *exchange) error {
 		prompt += count(string(d))
 	}
 	for i := range results {
-		results[i] = result{Index: (i + x.number(9, len(documents))) % len(documents), RelevanceScore: 1 / float64(i+1)}
+		results[i] = result{Index: (i + x.Number(9, len(documents))) % len(documents), RelevanceScore: 1 / float64(i+1)}
 		if withText {
 			results[i].Document = documents[results[i].Index]
 		}
 	}
-	x.entry.Tokens.Input = prompt
-	return x.answerJSON(map[string]any{
-		"id": "rerank-" + x.digest[:24], "model": x.dated(), "results": results,
+	x.Entry.Tokens.Input = prompt
+	return x.AnswerJSON(map[string]any{
+		"id": "rerank-" + x.Digest[:24], "model": x.dated(), "results": results,
 		"usage": map[string]int64{"prompt_tokens": prompt, "total_tokens": prompt},
 	})
 }

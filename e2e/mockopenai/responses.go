@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/floway/floway/e2e/mock"
 )
 
 var responseFields = fields{
@@ -75,7 +77,7 @@ type responseUsage struct {
 }
 
 func (x *exchange) responseUsage() *responseUsage {
-	t := &x.entry.Tokens
+	t := &x.Entry.Tokens
 	u := &responseUsage{InputTokens: t.Prompt(), OutputTokens: t.Output, TotalTokens: t.Prompt() + t.Output}
 	u.InputTokensDetails.CachedTokens = t.CacheRead
 	u.InputTokensDetails.CacheWriteTokens = t.CacheWrite
@@ -106,6 +108,11 @@ type textPart struct {
 	Logprobs    []any  `json:"logprobs"`
 }
 
+type refusalPart struct {
+	Type    string `json:"type"`
+	Refusal string `json:"refusal"`
+}
+
 type callItem struct {
 	ID        string  `json:"id"`
 	Type      string  `json:"type"`
@@ -134,6 +141,7 @@ type answerItem struct {
 	call      *callItem
 	pieces    []string
 	status    string
+	refuses   bool // the words are a refusal
 }
 
 // response serves POST /v1/responses.
@@ -145,11 +153,11 @@ func (s *Server) response(x *exchange) error {
 	items, incomplete := x.answerItems(q)
 	x.prompt(q.prompt)
 	for _, it := range items {
-		x.entry.Tokens.Output += int64(len(it.words)) + 4*int64(len(it.pieces))
+		x.Entry.Tokens.Output += int64(len(it.words)) + 4*int64(len(it.pieces))
 	}
 	if q.reasons {
-		x.entry.Tokens.Reasoning = int64(8 + x.number(3, 16))
-		x.entry.Tokens.Output += x.entry.Tokens.Reasoning
+		x.Entry.Tokens.Reasoning = int64(8 + x.Number(3, 16))
+		x.Entry.Tokens.Output += x.Entry.Tokens.Reasoning
 	}
 
 	r := x.skeleton(q)
@@ -161,12 +169,12 @@ func (s *Server) response(x *exchange) error {
 	completed := int64(created + 2)
 	r.CompletedAt = &completed
 	r.Status = "completed"
-	if incomplete {
+	if incomplete != "" {
 		r.CompletedAt = nil
 		r.Status = "incomplete"
-		r.IncompleteDetails = map[string]string{"reason": "max_output_tokens"}
+		r.IncompleteDetails = map[string]string{"reason": incomplete}
 	}
-	if x.how.Usage != UsageAbsent {
+	if x.How.Usage != UsageAbsent {
 		r.Usage = x.responseUsage()
 	}
 	body := encode(r)
@@ -175,29 +183,29 @@ func (s *Server) response(x *exchange) error {
 		// Nothing more happens to it here: it waits to be fetched or cancelled.
 		begun.Status = "queued"
 		body = encode(begun)
-		x.entry.Tokens = Tokens{}
+		x.Entry.Tokens = Tokens{}
 	}
 	if r.Store {
 		s.mu.Lock()
-		s.stored[x.entry.Key+"/"+r.ID] = storedResponse{x.entry.Key, body, begun.Status, events, q.input}
+		s.stored[x.Entry.Key+"/"+r.ID] = storedResponse{x.Entry.Key, body, begun.Status, events, q.input}
 		s.mu.Unlock()
 	}
-	if x.entry.Stream {
+	if x.Entry.Stream {
 		failed := begun
 		failed.Status = "failed"
 		failed.Error = map[string]string{"code": "server_error", "message": "The server had an error while processing your request. Sorry about that!"}
-		return x.stream(events, event{
-			name: "response.failed",
-			data: encode(map[string]any{"type": "response.failed", "sequence_number": x.how.Fail, "response": failed}),
+		return x.Stream(events, event{
+			Name: "response.failed",
+			Data: encode(map[string]any{"type": "response.failed", "sequence_number": x.How.Fail, "response": failed}),
 		})
 	}
-	x.answer("application/json", body)
+	x.Answer("application/json", body)
 	return nil
 }
 
 // responseID names what an account was answered; no other has such an id.
 func (x *exchange) responseID() string {
-	sum := sha256.Sum256([]byte(x.entry.Key + x.digest))
+	sum := sha256.Sum256([]byte(x.Entry.Key + x.Digest))
 	return "resp_" + hex.EncodeToString(sum[:16])
 }
 
@@ -230,12 +238,12 @@ func (x *exchange) skeleton(q *responseRequest) response {
 	return r
 }
 
-// answerItems makes the output, and says whether it broke off at the limit.
-func (x *exchange) answerItems(q *responseRequest) (items []answerItem, incomplete bool) {
+// answerItems makes the output, and says why it broke off if it did.
+func (x *exchange) answerItems(q *responseRequest) (items []answerItem, incomplete string) {
 	if q.reasons {
-		it := answerItem{reasoning: &reasoningItem{ID: "rs_" + x.digest[:32], Type: "reasoning", Summary: []any{}}}
+		it := answerItem{reasoning: &reasoningItem{ID: "rs_" + x.Digest[:32], Type: "reasoning", Summary: []any{}}}
 		if q.summary {
-			it.summary, _ = x.say(77, 6)
+			it.summary, _ = x.Say(77, 6)
 			it.reasoning.Summary = append(it.reasoning.Summary, map[string]string{"type": "summary_text", "text": strings.Join(it.summary, "")})
 		}
 		if q.encrypted {
@@ -244,17 +252,18 @@ func (x *exchange) answerItems(q *responseRequest) (items []answerItem, incomple
 		}
 		items = append(items, it)
 	}
-	if called := q.chosen(); len(called) > 0 && !q.answersCalls {
+	ends := x.How.Scenario // before it is said, or anything is called
+	if called := q.chosen(); len(called) > 0 && !q.answersCalls && ends != mock.Refusal && ends != mock.Filter && ends != mock.Length {
 		for i, tool := range called {
-			c := &callItem{ID: "fc_" + x.digest[i:i+32], Type: "function_call", Status: "completed", CallID: "call_" + x.digest[i:i+20], Name: tool.Name}
+			c := &callItem{ID: "fc_" + x.Digest[i:i+32], Type: "function_call", Status: "completed", CallID: "call_" + x.Digest[i:i+20], Name: tool.Name}
 			it := answerItem{call: c, status: "completed"}
 			if tool.Type == "custom" {
-				words, _ := x.say(i, 0)
+				words, _ := x.Say(i, 0)
 				input := strings.Join(words, "")
-				c.ID, c.Type, c.Input = "ctc_"+x.digest[i:i+32], "custom_tool_call", &input
+				c.ID, c.Type, c.Input = "ctc_"+x.Digest[i:i+32], "custom_tool_call", &input
 				it.pieces = pieces(input, 5)
 			} else {
-				args := string(encode(x.example(tool.Parameters, i)))
+				args := string(encode(x.Example(tool.Parameters, i)))
 				if args == "null" {
 					args = "{}"
 				}
@@ -263,18 +272,37 @@ func (x *exchange) answerItems(q *responseRequest) (items []answerItem, incomple
 			}
 			items = append(items, it)
 		}
-		return items, false
+		return items, ""
 	}
-	words, whole := x.say(0, q.limit)
-	if len(q.schema) > 0 {
-		words, whole = pieces(string(encode(x.example(q.schema, 0))), 7), true
-	}
-	it := answerItem{words: words, status: "completed"}
+	words, whole := x.Say(0, q.limit)
 	if !whole {
+		incomplete = "max_output_tokens"
+	}
+	if len(q.schema) > 0 {
+		words, whole = pieces(string(encode(x.Example(q.schema, 0))), 7), true
+	}
+	switch ends {
+	case mock.Refusal:
+		words, incomplete = refusal, ""
+	case mock.Filter:
+		words, incomplete = words[:(len(words)+1)/2], "content_filter"
+	case mock.Length:
+		words, incomplete = words[:(len(words)+1)/2], "max_output_tokens"
+	}
+	it := answerItem{words: words, status: "completed", refuses: ends == mock.Refusal}
+	if incomplete != "" {
 		it.status = "incomplete"
 	}
-	it.message = &messageItem{ID: "msg_" + x.digest[:32], Type: "message", Status: it.status, Role: "assistant", Content: []any{textPart{"output_text", strings.Join(words, ""), []any{}, []any{}}}}
-	return append(items, it), !whole
+	it.message = &messageItem{ID: "msg_" + x.Digest[:32], Type: "message", Status: it.status, Role: "assistant", Content: []any{it.part(strings.Join(words, ""))}}
+	return append(items, it), incomplete
+}
+
+// part is the content of a message so far.
+func (it *answerItem) part(said string) any {
+	if it.refuses {
+		return refusalPart{"refusal", said}
+	}
+	return textPart{"output_text", said, []any{}, []any{}}
 }
 
 // item is the item as it stands when it is done.
@@ -292,7 +320,7 @@ func (it *answerItem) item() any {
 // seal makes encrypted reasoning that only the same account and item id can
 // bring back.
 func (x *exchange) seal(id string) string {
-	return "gAAAAAB" + base64.URLEncoding.EncodeToString([]byte(x.entry.Key+"|"+id+"|"+x.digest))
+	return "gAAAAAB" + base64.URLEncoding.EncodeToString([]byte(x.Entry.Key+"|"+id+"|"+x.Digest))
 }
 
 // unseal checks reasoning that a client brings back.
@@ -303,7 +331,7 @@ func (x *exchange) unseal(sealed, id string) error {
 		return invalid
 	}
 	parts := strings.SplitN(string(b), "|", 3)
-	if len(parts) != 3 || parts[0] != x.entry.Key {
+	if len(parts) != 3 || parts[0] != x.Entry.Key {
 		return invalid
 	}
 	if parts[1] != id {
@@ -324,7 +352,7 @@ func (x *exchange) responseEvents(begun response, items []answerItem, ended resp
 			b.Write(encode(members[i+1]))
 		}
 		b.WriteString("}")
-		events = append(events, event{name: kind, data: []byte(b.String())})
+		events = append(events, event{Name: kind, Data: []byte(b.String())})
 	}
 	emit("response.created", "response", begun)
 	emit("response.in_progress", "response", begun)
@@ -346,11 +374,19 @@ func (x *exchange) responseEvents(begun response, items []answerItem, ended resp
 		case it.message != nil:
 			id := it.message.ID
 			emit("response.output_item.added", "output_index", i, "item", messageItem{id, "message", "in_progress", "assistant", []any{}})
-			emit("response.content_part.added", "item_id", id, "output_index", i, "content_index", 0, "part", textPart{"output_text", "", []any{}, []any{}})
+			emit("response.content_part.added", "item_id", id, "output_index", i, "content_index", 0, "part", it.part(""))
 			for _, w := range it.words {
+				if it.refuses {
+					emit("response.refusal.delta", "item_id", id, "output_index", i, "content_index", 0, "delta", w)
+					continue
+				}
 				emit("response.output_text.delta", "item_id", id, "output_index", i, "content_index", 0, "delta", w, "logprobs", []any{}, "obfuscation", "Zm9vYmFy")
 			}
-			emit("response.output_text.done", "item_id", id, "output_index", i, "content_index", 0, "text", strings.Join(it.words, ""), "logprobs", []any{})
+			if said := strings.Join(it.words, ""); it.refuses {
+				emit("response.refusal.done", "item_id", id, "output_index", i, "content_index", 0, "refusal", said)
+			} else {
+				emit("response.output_text.done", "item_id", id, "output_index", i, "content_index", 0, "text", said, "logprobs", []any{})
+			}
 			emit("response.content_part.done", "item_id", id, "output_index", i, "content_index", 0, "part", it.message.Content[0])
 		default:
 			c := *it.call
@@ -376,7 +412,7 @@ func (x *exchange) responseEvents(begun response, items []answerItem, ended resp
 	}
 	emit("response."+ended.Status, "response", ended)
 	terminal := &events[len(events)-1]
-	terminal.last, terminal.told = true, ended.Usage != nil
+	terminal.Last, terminal.Told = true, ended.Usage != nil
 	return events
 }
 
@@ -384,7 +420,7 @@ func (x *exchange) responseEvents(begun response, items []answerItem, ended resp
 func (x *exchange) stored() (storedResponse, error) {
 	x.s.mu.Lock()
 	defer x.s.mu.Unlock()
-	r, ok := x.s.stored[x.entry.Key+"/"+x.id]
+	r, ok := x.s.stored[x.Entry.Key+"/"+x.id]
 	if !ok {
 		return storedResponse{}, &Error{Status: 404, Message: "Response with id '" + x.id + "' not found."}
 	}
@@ -397,7 +433,7 @@ func (s *Server) retrieve(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	query, err := url.ParseQuery(x.r.URL.RawQuery)
+	query, err := url.ParseQuery(x.R.URL.RawQuery)
 	if err != nil {
 		return bad("", "", "Invalid query.")
 	}
@@ -407,7 +443,7 @@ func (s *Server) retrieve(x *exchange) error {
 		}
 	}
 	if query.Get("stream") != "true" {
-		x.answer("application/json", r.body)
+		x.Answer("application/json", r.body)
 		return nil
 	}
 	after := -1
@@ -419,10 +455,10 @@ func (s *Server) retrieve(x *exchange) error {
 	events := make([]event, 0, len(r.events))
 	for _, e := range r.events[min(after+1, len(r.events)):] {
 		// What it used was told when it was made.
-		e.told = false
+		e.Told = false
 		events = append(events, e)
 	}
-	return x.stream(events, event{name: "error", data: []byte(`{"type":"error","code":"server_error","message":"The server had an error.","param":null}`)})
+	return x.Stream(events, event{Name: "error", Data: []byte(`{"type":"error","code":"server_error","message":"The server had an error.","param":null}`)})
 }
 
 func (s *Server) delete(x *exchange) error {
@@ -433,7 +469,7 @@ func (s *Server) delete(x *exchange) error {
 	s.mu.Lock()
 	delete(s.stored, r.key+"/"+x.id)
 	s.mu.Unlock()
-	return x.answerJSON(map[string]any{"id": x.id, "object": "response", "deleted": true})
+	return x.AnswerJSON(map[string]any{"id": x.id, "object": "response", "deleted": true})
 }
 
 func (s *Server) cancel(x *exchange) error {
@@ -453,7 +489,7 @@ func (s *Server) cancel(x *exchange) error {
 	s.mu.Lock()
 	s.stored[r.key+"/"+x.id] = r
 	s.mu.Unlock()
-	x.answer("application/json", r.body)
+	x.Answer("application/json", r.body)
 	return nil
 }
 
@@ -480,7 +516,7 @@ func (s *Server) inputItems(x *exchange) error {
 		}
 		list.LastID = cmp.Or(it.ID, list.LastID)
 	}
-	return x.answerJSON(list)
+	return x.AnswerJSON(list)
 }
 
 // compact serves POST /v1/responses/compact.
@@ -490,14 +526,14 @@ func (s *Server) compact(x *exchange) error {
 		return err
 	}
 	x.prompt(q.prompt)
-	x.entry.Tokens.Output = int64(10 + x.number(4, 30))
-	id := "cmp_" + x.digest[:32]
+	x.Entry.Tokens.Output = int64(10 + x.Number(4, 30))
+	id := "cmp_" + x.Digest[:32]
 	output := []any{map[string]any{"id": id, "type": "compaction", "encrypted_content": x.seal(id)}}
 	answer := map[string]any{"id": x.responseID(), "object": "response.compaction", "created_at": created, "output": output}
-	if x.how.Usage != UsageAbsent {
+	if x.How.Usage != UsageAbsent {
 		answer["usage"] = x.responseUsage()
 	}
-	return x.answerJSON(answer)
+	return x.AnswerJSON(answer)
 }
 
 // inputTokens serves POST /v1/responses/input_tokens, which costs nothing.
@@ -506,5 +542,5 @@ func (s *Server) inputTokens(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	return x.answerJSON(map[string]any{"object": "response.input_tokens", "input_tokens": q.prompt})
+	return x.AnswerJSON(map[string]any{"object": "response.input_tokens", "input_tokens": q.prompt})
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/floway/floway/e2e/mock"
 )
 
 // responseRequest is what of a request decides the answer.
@@ -42,8 +44,8 @@ var hostedTools = []string{
 // responseRequest reads and checks a body of the Responses API.
 func (x *exchange) responseRequest() (*responseRequest, error) {
 	q := &responseRequest{parallel: true, store: true}
-	base, _, _ := strings.Cut(x.entry.Model, "+")
-	q.reasons = base == "mock-reasoner"
+	base, _, _ := strings.Cut(x.Entry.Model, "+")
+	q.reasons = base == "mock-reasoner" || x.How.Scenario == mock.Thinking
 	for _, step := range []func(*responseRequest) error{x.responseNumbers, x.responseTools, x.responseText, x.responseInput} {
 		if err := step(q); err != nil {
 			return nil, err
@@ -73,7 +75,7 @@ func (x *exchange) responseNumbers(q *responseRequest) error {
 		return bad("background", "", "Background mode requires 'store' to be true.")
 	}
 	if x.has("stream_options") {
-		if !x.entry.Stream {
+		if !x.Entry.Stream {
 			return bad("stream_options", "", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
 		}
 		options, err := object(x.member["stream_options"])
@@ -248,7 +250,7 @@ func (x *exchange) responseInput(q *responseRequest) error {
 	x.decode("previous_response_id", &previous)
 	if previous != "" {
 		x.s.mu.Lock()
-		r, ok := x.s.stored[x.entry.Key+"/"+previous]
+		r, ok := x.s.stored[x.Entry.Key+"/"+previous]
 		x.s.mu.Unlock()
 		if !ok {
 			return bad("previous_response_id", "previous_response_not_found", "Previous response with id '%s' not found.", previous)
@@ -265,7 +267,7 @@ func (x *exchange) responseInput(q *responseRequest) error {
 	case isNull(raw):
 		return nil
 	case text.holds(raw):
-		q.input = []json.RawMessage{encode(map[string]any{"id": "msg_in_" + x.digest[:24], "type": "message", "role": "user", "status": "completed", "content": []any{map[string]any{"type": "input_text", "text": raw}}})}
+		q.input = []json.RawMessage{encode(map[string]any{"id": "msg_in_" + x.Digest[:24], "type": "message", "role": "user", "status": "completed", "content": []any{map[string]any{"type": "input_text", "text": raw}}})}
 		q.prompt += count(string(raw))
 		return nil
 	case !list.holds(raw):

@@ -1,92 +1,67 @@
 // Package mockopenai is an upstream that answers as OpenAI's API does, for
-// tests of gateways in front of it.
-//
-// It refuses what the real service refuses, answers the same question always
-// with the same bytes, and keeps a ledger of its own of what every request used.
-// Model names and scripted rules make it misbehave: see Behavior. Everything
-// below /__ is for the test that steers it: see Control.
+// tests of gateways in front of it. How it misbehaves, keeps its ledger and is
+// steered is told in package mock.
 package mockopenai
 
 import (
 	"cmp"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"io"
-	"maps"
-	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/floway/floway/e2e/mock"
 )
 
-// maxBody bounds the body of a request, in bytes.
-const maxBody = 256 << 20
+// What all mocks share has its home in package mock.
+type (
+	Config   = mock.Config
+	Behavior = mock.Behavior
+	Rule     = mock.Rule
+	Usage    = mock.Usage
+	Entry    = mock.Entry
+	Tokens   = mock.Tokens
+	Outcome  = mock.Outcome
+	Stats    = mock.Stats
+	Request  = mock.Request
+	Control  = mock.Control
+	event    = mock.Event
+)
 
-// Config says what a Server is made with. The zero value works.
-type Config struct {
-	// Keys maps the credentials that are accepted to the labels under which the
-	// ledger has them. Default: sk-mock-upstream-1 to sk-mock-upstream-64 as k1
-	// to k64.
-	Keys map[string]string
-	// Ledger, if set, gets each Entry as one line of JSON when its request ends.
-	Ledger io.Writer
-}
+const (
+	UsageOnce   = mock.UsageOnce
+	UsageEvery  = mock.UsageEvery
+	UsageTwice  = mock.UsageTwice
+	UsageLast   = mock.UsageLast
+	UsageAbsent = mock.UsageAbsent
+
+	Full    = mock.Full
+	Refused = mock.Refused
+	Cut     = mock.Cut
+	Gone    = mock.Gone
+
+	created = mock.Created
+)
 
 // Server answers as OpenAI's API does. It may be used by any number of requests
 // at the same time.
 type Server struct {
-	keys   map[string]string
+	*mock.Server
 	routes []route
-	done   chan struct{}
 
-	mu       sync.Mutex
-	ledger   io.Writer
-	entries  []Entry
-	seen     []Request
-	seenSize int
-	open     map[int64]*exchange
-	next     int64
-	accepted int64
-	rules    []*Rule
-	gates    map[string]*gate
-	stored   map[string]storedResponse
+	mu     sync.Mutex
+	stored map[string]storedResponse
 }
 
 // New makes a Server.
 func New(c Config) *Server {
-	s := &Server{
-		keys:   c.Keys,
-		ledger: c.Ledger,
-		done:   make(chan struct{}),
-		open:   make(map[int64]*exchange),
-		gates:  make(map[string]*gate),
-		stored: make(map[string]storedResponse),
-	}
-	if s.keys == nil {
-		s.keys = make(map[string]string)
-		for i := 1; i <= 64; i++ {
-			s.keys["sk-mock-upstream-"+strconv.Itoa(i)] = "k" + strconv.Itoa(i)
-		}
-	}
+	s := &Server{stored: make(map[string]storedResponse)}
+	s.Server = mock.New(c, s)
 	s.routes = s.table()
 	return s
-}
-
-// Close ends all answers that hang or wait.
-func (s *Server) Close() { close(s.done) }
-
-// CountConnections is for http.Server's ConnState.
-func (s *Server) CountConnections(_ net.Conn, state http.ConnState) {
-	if state == http.StateNew {
-		s.mu.Lock()
-		s.accepted++
-		s.mu.Unlock()
-	}
 }
 
 // route is one path of the API. A segment {id} matches anything but nothing.
@@ -165,84 +140,34 @@ func match(pattern, path string) (id string, ok bool) {
 
 // exchange is one request on its way.
 type exchange struct {
+	*mock.Exchange
 	s     *Server
-	w     http.ResponseWriter
-	r     *http.Request
 	route *route
 	id    string // what stands for {id} in the path
 
-	body   []byte
 	member map[string]json.RawMessage // the body's members, if it is JSON
 	form   *form                      // or its parts
-	digest string                     // what was asked, as hex; equal questions have equal digests
-
-	how   Behavior
-	entry Entry
-	ended bool
 }
 
-// ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.URL.Path, "/__") {
-		s.control(w, r)
-		return
-	}
-	x := s.begin(w, r)
-	// A handler that broke off or panicked is an end like any other.
-	defer x.end(Cut)
-	if err := x.serve(); err != nil && err != errAnswered {
-		x.refuse(err)
-	}
-}
-
-func (s *Server) begin(w http.ResponseWriter, r *http.Request) *exchange {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.next++
-	x := &exchange{s: s, w: w, r: r}
-	x.entry = Entry{Seq: s.next, Time: time.Now().UTC(), Method: r.Method, Path: r.URL.Path}
-	s.open[x.entry.Seq] = x
-	return x
-}
-
-// end enters the request into the ledger, once.
-func (x *exchange) end(outcome Outcome) {
-	x.s.mu.Lock()
-	defer x.s.mu.Unlock()
-	if x.ended {
-		return
-	}
-	x.ended = true
-	x.entry.Outcome = outcome
-	x.entry.Ended = time.Now().UTC()
-	delete(x.s.open, x.entry.Seq)
-	x.s.entries = append(x.s.entries, x.entry)
-	if x.s.ledger != nil {
-		line, _ := json.Marshal(&x.entry)
-		x.s.ledger.Write(append(line, '\n'))
-	}
-}
-
-func (x *exchange) serve() error {
-	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, maxBody))
-	x.body = body
-	x.s.record(x)
-	if err != nil {
-		x.end(Gone)
-		panic(http.ErrAbortHandler)
-	}
+// Serve implements mock.Service.
+func (s *Server) Serve(e *mock.Exchange) error {
+	x := &exchange{Exchange: e, s: s}
 	if err := x.authenticate(); err != nil {
 		return err
 	}
-	x.route, x.id, err = x.s.find(x.r)
+	var err error
+	x.route, x.id, err = s.find(x.R)
 	if err != nil {
 		return err
 	}
-	x.entry.Operation = x.route.operation
+	x.Entry.Operation = x.route.operation
 	if err := x.parse(); err != nil {
 		return err
 	}
-	if err := x.behave(); err != nil {
+	if err := x.Behave(); err != nil {
+		return err
+	}
+	if err := x.refused(); err != nil {
 		return err
 	}
 	if err := x.route.fields.check(x); err != nil {
@@ -251,13 +176,27 @@ func (x *exchange) serve() error {
 	return x.route.serve(x)
 }
 
+// refused says no to the field that the behavior names.
+func (x *exchange) refused() error {
+	name, inner, nested := strings.Cut(x.How.Refuse, ".")
+	value, has := x.member[name]
+	if nested && has {
+		members, _ := object(value)
+		_, has = members[inner]
+	}
+	if !has {
+		return nil
+	}
+	return bad(x.How.Refuse, "unknown_parameter", "Unknown parameter: '%s'.", x.How.Refuse)
+}
+
 func (x *exchange) authenticate() error {
-	values := x.r.Header.Values("Authorization")
+	values := x.R.Header.Values("Authorization")
 	if len(values) == 0 {
 		return &Error{Status: 401, Message: "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."}
 	}
 	key, bearer := strings.CutPrefix(values[0], "Bearer ")
-	label, known := x.s.keys[key]
+	label, known := x.s.Label(key)
 	if !bearer || !known || len(values) > 1 {
 		// As the service does, the answer shows the ends of what it was given.
 		shown := key
@@ -266,182 +205,31 @@ func (x *exchange) authenticate() error {
 		}
 		return &Error{Status: 401, Code: "invalid_api_key", Message: "Incorrect API key provided: " + shown + ". You can find your API key at https://platform.openai.com/account/api-keys."}
 	}
-	x.entry.Key = label
+	x.Entry.Key = label
 	return nil
 }
 
-// answer sends a whole body and ends the exchange.
-func (x *exchange) answer(contentType string, body []byte) {
-	h := x.header(contentType)
-	if x.how.Gzip {
-		body = compress(body)
-		h.Set("Content-Encoding", "gzip")
-	}
-	x.wait(0)
-	if x.how.Garbage {
-		body = body[:len(body)/2]
-	}
-	if !x.how.Chunked {
-		h.Set("Content-Length", strconv.Itoa(len(body)))
-	}
-	x.entry.Status = http.StatusOK
-	x.w.WriteHeader(http.StatusOK)
-	if n := x.how.Cut; n != nil && *n < len(body) {
-		x.write(body[:*n])
-		x.flush()
-		x.breakOff(Cut)
-	}
-	if n := x.how.Hang; n != nil && *n < len(body) {
-		x.write(body[:*n])
-		x.flush()
-		x.hang()
-	}
-	x.write(body)
-	x.flush()
-	x.entry.Told = x.entry.Tokens != Tokens{} && x.how.Usage != UsageAbsent
-	x.end(Full)
-}
-
-// answerJSON sends v as the whole body and ends the exchange.
-func (x *exchange) answerJSON(v any) error {
-	x.answer("application/json", encode(v))
-	return nil
-}
-
-// header sets what every answer carries, as the service and the network in front
-// of it do. Nothing of it but the content type is meant for a gateway's clients.
-func (x *exchange) header(contentType string) http.Header {
-	h := x.w.Header()
+// Header implements mock.Service.
+func (s *Server) Header(x *mock.Exchange, h http.Header) {
 	id := make([]byte, 16)
 	rand.Read(id)
-	h.Set("Content-Type", contentType)
 	h.Set("X-Request-Id", "req_"+hex.EncodeToString(id))
 	h.Set("Openai-Processing-Ms", "7")
 	h.Set("Openai-Version", "2020-10-01")
-	h.Set("Openai-Organization", "org-mock-of-"+cmp.Or(x.entry.Key, "nobody"))
+	h.Set("Openai-Organization", "org-mock-of-"+cmp.Or(x.Entry.Key, "nobody"))
 	h.Set("X-Ratelimit-Limit-Requests", "10000")
 	h.Set("X-Ratelimit-Remaining-Requests", "9999")
 	h.Set("X-Ratelimit-Reset-Requests", "6ms")
 	h.Set("X-Ratelimit-Limit-Tokens", "2000000")
 	h.Set("X-Ratelimit-Remaining-Tokens", "1999980")
 	h.Set("X-Ratelimit-Reset-Tokens", "0s")
-	h.Set("Set-Cookie", "__cf_bm=mock-cookie; path=/; HttpOnly; Secure; SameSite=None")
-	h.Set("Alt-Svc", `h3=":443"; ma=86400`)
-	h.Set("Strict-Transport-Security", "max-age=31536000")
-	for name, value := range x.how.Headers {
-		h.Set(name, value)
-	}
-	return h
 }
 
-// write sends p; a client that does not take it ends the exchange.
-func (x *exchange) write(p []byte) {
-	size := len(p)
-	if x.how.Pieces > 0 {
-		size = x.how.Pieces
-	}
-	for len(p) > 0 {
-		n := min(size, len(p))
-		if _, err := x.w.Write(p[:n]); err != nil {
-			x.breakOff(Gone)
-		}
-		p = p[n:]
-		if x.how.Pieces > 0 {
-			x.flush()
-		}
-	}
-}
-
-func (x *exchange) flush() {
-	if err := http.NewResponseController(x.w).Flush(); err != nil {
-		x.breakOff(Gone)
-	}
-}
-
-// breakOff ends the exchange and breaks the connection, or the stream of it.
-func (x *exchange) breakOff(outcome Outcome) {
-	x.end(outcome)
-	panic(http.ErrAbortHandler)
-}
-
-// hang says nothing more until the client leaves.
-func (x *exchange) hang() {
-	select {
-	case <-x.r.Context().Done():
-	case <-x.s.done:
-	}
-	x.breakOff(Gone)
-}
-
-// wait keeps the pace of a slow server and of one whose event i is gated.
-func (x *exchange) wait(i int) {
-	if x.how.Slow > 0 {
-		t := time.NewTimer(time.Duration(x.how.Slow) * time.Millisecond)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-x.r.Context().Done():
-			x.breakOff(Gone)
-		}
-	}
-	if x.how.Gate == "" || i == 0 {
-		return
-	}
-	ctx, cancel := context.WithCancel(x.r.Context())
-	defer cancel()
-	go func() {
-		select {
-		case <-x.s.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	if !x.s.gate(x.how.Gate).wait(ctx, i) {
-		x.breakOff(Gone)
-	}
-}
-
-// gate lets as many events of a stream through as were acknowledged.
-type gate struct {
-	mu      sync.Mutex
-	allowed int
-	raised  chan struct{} // closed, and made anew, when allowed grows
-}
-
-func (s *Server) gate(name string) *gate {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.gates[name]
-	if g == nil {
-		g = &gate{raised: make(chan struct{})}
-		s.gates[name] = g
-	}
-	return g
-}
-
-func (g *gate) raise(n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.allowed += n
-	close(g.raised)
-	g.raised = make(chan struct{})
-}
-
-// wait returns once n events were acknowledged, or false if ctx ends first.
-func (g *gate) wait(ctx context.Context, n int) bool {
-	for {
-		g.mu.Lock()
-		allowed, raised := g.allowed, g.raised
-		g.mu.Unlock()
-		if allowed >= n {
-			return true
-		}
-		select {
-		case <-raised:
-		case <-ctx.Done():
-			return false
-		}
-	}
+// prompt enters the tokens of a prompt. There is one kind of cache.
+func (x *exchange) prompt(n int64) {
+	x.Prompt(n)
+	t := &x.Entry.Tokens
+	t.CacheWrite, t.CacheWrite1h = t.CacheWrite+t.CacheWrite1h, 0
 }
 
 // models that the service lists. Any other name that begins with "mock" works as
@@ -463,20 +251,28 @@ func (s *Server) listModels(x *exchange) error {
 	for i, id := range models {
 		data[i] = model{id, "model", created, "mock"}
 	}
-	return x.answerJSON(map[string]any{"object": "list", "data": data})
+	return x.AnswerJSON(map[string]any{"object": "list", "data": data})
 }
 
 func (s *Server) getModel(x *exchange) error {
 	if !slices.Contains(models, x.id) {
 		return noModel(x.id)
 	}
-	return x.answerJSON(model{x.id, "model", created, "mock"})
+	return x.AnswerJSON(model{x.id, "model", created, "mock"})
 }
+
+// NoModel implements mock.Service.
+func (s *Server) NoModel(name string) error { return noModel(name) }
 
 func noModel(name string) error {
 	return &Error{Status: 404, Code: "model_not_found", Message: "The model `" + name + "` does not exist or you do not have access to it."}
 }
 
-// sortedKeys returns the keys of a map in order, so that nothing depends on the
-// map's own.
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[V any](m map[string]V) []string { return mock.SortedKeys(m) }
+
+var (
+	encode = mock.Encode
+	count  = mock.Count
+	pieces = mock.Pieces
+	done   = mock.Done
+)

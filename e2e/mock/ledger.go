@@ -1,4 +1,4 @@
-package mockopenai
+package mock
 
 import (
 	"encoding/json"
@@ -7,19 +7,23 @@ import (
 	"time"
 )
 
-// Tokens is what a request used, in buckets: Input, CacheRead, CacheWrite and
-// Output are disjoint, the rest are parts of them or no tokens at all.
+// Tokens is what a request used, in buckets: Input, CacheRead, CacheWrite,
+// CacheWrite1h and Output are disjoint, the rest are parts of them or no tokens at all.
 type Tokens struct {
-	Input       int64 `json:"input,omitempty"`
-	CacheRead   int64 `json:"cache_read,omitempty"`
-	CacheWrite  int64 `json:"cache_write,omitempty"`
-	Output      int64 `json:"output,omitempty"`
-	Reasoning   int64 `json:"reasoning,omitempty"`
-	InAudio     int64 `json:"in_audio,omitempty"`
-	InImage     int64 `json:"in_image,omitempty"`
-	OutAudio    int64 `json:"out_audio,omitempty"`
-	AudioMillis int64 `json:"audio_millis,omitempty"`
-	Images      int64 `json:"images,omitempty"`
+	Input      int64 `json:"input,omitempty"`
+	CacheRead  int64 `json:"cache_read,omitempty"`
+	CacheWrite int64 `json:"cache_write,omitempty"`
+	// CacheWrite1h was written to be kept for an hour.
+	CacheWrite1h int64 `json:"cache_write_1h,omitempty"`
+	Output       int64 `json:"output,omitempty"`
+	Reasoning    int64 `json:"reasoning,omitempty"`
+	InAudio      int64 `json:"in_audio,omitempty"`
+	InImage      int64 `json:"in_image,omitempty"`
+	OutAudio     int64 `json:"out_audio,omitempty"`
+	AudioMillis  int64 `json:"audio_millis,omitempty"`
+	Images       int64 `json:"images,omitempty"`
+	// ToolPrompt is what the results of the service's own tools took, part of Input.
+	ToolPrompt int64 `json:"tool_prompt,omitempty"`
 }
 
 // Add raises t by u.
@@ -27,6 +31,7 @@ func (t *Tokens) Add(u Tokens) {
 	t.Input += u.Input
 	t.CacheRead += u.CacheRead
 	t.CacheWrite += u.CacheWrite
+	t.CacheWrite1h += u.CacheWrite1h
 	t.Output += u.Output
 	t.Reasoning += u.Reasoning
 	t.InAudio += u.InAudio
@@ -34,10 +39,11 @@ func (t *Tokens) Add(u Tokens) {
 	t.OutAudio += u.OutAudio
 	t.AudioMillis += u.AudioMillis
 	t.Images += u.Images
+	t.ToolPrompt += u.ToolPrompt
 }
 
 // Prompt is all of the input, read from the cache or not.
-func (t *Tokens) Prompt() int64 { return t.Input + t.CacheRead + t.CacheWrite }
+func (t *Tokens) Prompt() int64 { return t.Input + t.CacheRead + t.CacheWrite + t.CacheWrite1h }
 
 // Outcome is how a request ended, as the server saw it.
 type Outcome string
@@ -125,20 +131,23 @@ const (
 	maxSeenSize = 256 << 20
 )
 
-func (s *Server) record(x *exchange) {
+func (s *Server) record(x *Exchange) {
+	if x.aside {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen = append(s.seen, Request{
-		Seq:           x.entry.Seq,
-		Method:        x.r.Method,
-		URI:           x.r.RequestURI,
-		Host:          x.r.Host,
-		Proto:         x.r.Proto,
-		Header:        x.r.Header,
-		ContentLength: x.r.ContentLength,
-		Body:          x.body,
+		Seq:           x.Entry.Seq,
+		Method:        x.R.Method,
+		URI:           x.R.RequestURI,
+		Host:          x.R.Host,
+		Proto:         x.R.Proto,
+		Header:        x.R.Header,
+		ContentLength: x.R.ContentLength,
+		Body:          x.Body,
 	})
-	s.seenSize += len(x.body)
+	s.seenSize += len(x.Body)
 	for len(s.seen) > maxSeen || len(s.seen) > 1 && s.seenSize > maxSeenSize {
 		s.seenSize -= len(s.seen[0].Body)
 		s.seen[0] = Request{}

@@ -1,9 +1,10 @@
-package mockopenai
+package mock
 
 import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -62,6 +63,8 @@ type Behavior struct {
 	NoDone bool `json:"nodone,omitempty"`
 	// Usage says where the usage of an answer stands.
 	Usage Usage `json:"usage,omitempty"`
+	// Scenario is what the answer is about.
+	Scenario Scenario `json:"scenario,omitempty"`
 	// Words is the number of words of a text answer. Default: by the question.
 	Words int `json:"words,omitempty"`
 
@@ -83,6 +86,24 @@ const (
 	UsageAbsent Usage = "absent" // nowhere
 )
 
+// Scenario is what an answer is about, the same at every service as far as it has
+// such a thing. Without one the answer is a short text, or calls to the first two
+// tools that the request declares, if the last turn does not answer calls.
+type Scenario string
+
+const (
+	Unicode  Scenario = "unicode"  // words of letters of two to four bytes, cut anywhere
+	Long     Scenario = "long"     // a text of 3,000 words
+	Thinking Scenario = "thinking" // the model thinks before it answers
+	Refusal  Scenario = "refusal"  // the model refuses
+	Filter   Scenario = "filter"   // the answer is broken off by a filter
+	Length   Scenario = "length"   // the answer is broken off at the most tokens
+	Cached   Scenario = "cached"   // 3,000 tokens read from the cache, 1,200 written
+)
+
+// Scenarios are all of them.
+var Scenarios = []Scenario{Unicode, Long, Thinking, Refusal, Filter, Length, Cached}
+
 // Rule treats requests that it matches in a certain way.
 type Rule struct {
 	// Key is the label of the credential, Model the name asked for, Operation
@@ -99,23 +120,23 @@ func (r *Rule) matches(e *Entry) bool {
 	return (r.Key == "" || r.Key == e.Key) && (r.Model == "" || r.Model == e.Model) && (r.Operation == "" || r.Operation == e.Operation)
 }
 
-// behave finds out how the request is to be treated and does what comes before
-// the service would look at it.
-func (x *exchange) behave() error {
-	if m := x.entry.Model; m != "" && !strings.HasPrefix(m, "mock") {
-		return noModel(m)
+// Behave finds out how the request is to be treated, by its entry's model, key and
+// operation, and does what comes before the service would look at it.
+func (x *Exchange) Behave() error {
+	if m := x.Entry.Model; m != "" && !strings.HasPrefix(m, "mock") {
+		return x.s.service.NoModel(m)
 	}
-	how, err := named(x.entry.Model)
-	if err != nil {
-		return err
+	how, ok := named(x.Entry.Model)
+	if !ok {
+		return x.s.service.NoModel(x.Entry.Model)
 	}
-	x.how = how
+	x.How = how
 	x.s.mu.Lock()
 	for i, rule := range x.s.rules {
-		if !rule.matches(&x.entry) {
+		if x.aside || !rule.matches(&x.Entry) {
 			continue
 		}
-		x.how = rule.Behavior
+		x.How = rule.Behavior
 		if rule.Times == 1 {
 			x.s.rules = append(x.s.rules[:i:i], x.s.rules[i+1:]...)
 		} else if rule.Times > 1 {
@@ -125,38 +146,30 @@ func (x *exchange) behave() error {
 	}
 	x.s.mu.Unlock()
 
-	switch how := &x.how; {
+	switch how := &x.How; {
 	case how.Reset, how.Silent:
-		x.end(Cut)
+		x.End(Cut)
 		return x.hangUp(how.Reset)
 	case how.Hang != nil && *how.Hang < 0:
-		x.hang()
+		x.Hang()
 	case how.Status != 0 && how.Body == "":
-		return scripted(how.Status)
+		return x.s.service.Scripted(how.Status)
 	case how.Status != 0:
 		contentType := how.ContentType
 		if contentType == "" {
 			contentType = "application/json"
 		}
-		x.send(how.Status, contentType, []byte(how.Body))
+		x.Send(how.Status, contentType, []byte(how.Body))
 		return errAnswered
-	case how.Refuse != "":
-		name, inner, nested := strings.Cut(how.Refuse, ".")
-		value, has := x.member[name]
-		if nested && has {
-			members, _ := object(value)
-			_, has = members[inner]
-		}
-		if has {
-			return bad(how.Refuse, "unknown_parameter", "Unknown parameter: '%s'.", how.Refuse)
-		}
+	case how.Scenario == Unicode && how.Pieces == 0:
+		how.Pieces = 5 // within a character as often as not
 	}
 	return nil
 }
 
 // hangUp closes the connection, or resets it, without a byte of an answer.
-func (x *exchange) hangUp(reset bool) error {
-	conn, _, err := http.NewResponseController(x.w).Hijack()
+func (x *Exchange) hangUp(reset bool) error {
+	conn, _, err := http.NewResponseController(x.W).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
@@ -170,8 +183,8 @@ func (x *exchange) hangUp(reset bool) error {
 // errAnswered tells ServeHTTP that the exchange has ended already.
 var errAnswered = errors.New("the request has been answered")
 
-// named reads the behavior that a model's name spells.
-func named(name string) (Behavior, error) {
+// named reads the behavior that a model's name spells; false if it spells none.
+func named(name string) (Behavior, bool) {
 	var how Behavior
 	words := strings.Split(name, "+")
 	for _, word := range words[1:] {
@@ -204,7 +217,7 @@ func named(name string) (Behavior, error) {
 			how.Refuse = value
 		case "status", "pieces", "words", "slow", "cut", "end", "hang", "fail":
 			if err != nil {
-				return how, noModel(name)
+				return how, false
 			}
 			switch word {
 			case "status":
@@ -225,8 +238,11 @@ func named(name string) (Behavior, error) {
 				how.Fail = &n
 			}
 		default:
-			return how, noModel(name)
+			how.Scenario = Scenario(word)
+			if value != "" || !slices.Contains(Scenarios, how.Scenario) {
+				return how, false
+			}
 		}
 	}
-	return how, nil
+	return how, true
 }

@@ -1,4 +1,4 @@
-package mockopenai
+package mock
 
 import (
 	"bytes"
