@@ -20,6 +20,7 @@ const (
 	NotFound                     // no such path, response or other thing
 	BadMethod
 	TooLarge
+	TooLong // the context is longer than the model takes
 	RateLimited
 	QuotaSpent
 	Unsupported // known, and not offered
@@ -45,6 +46,7 @@ var spellings = [...]spelling{
 	NotFound:        {404, "invalid_request_error", "", "not_found_error", "NOT_FOUND"},
 	BadMethod:       {405, "invalid_request_error", "", "invalid_request_error", "INVALID_ARGUMENT"},
 	TooLarge:        {413, "invalid_request_error", "", "request_too_large", "INVALID_ARGUMENT"},
+	TooLong:         {400, "invalid_request_error", "context_length_exceeded", "invalid_request_error", "INVALID_ARGUMENT"},
 	RateLimited:     {429, "rate_limit_error", "rate_limit_exceeded", "rate_limit_error", "RESOURCE_EXHAUSTED"},
 	QuotaSpent:      {429, "insufficient_quota", "insufficient_quota", "billing_error", "RESOURCE_EXHAUSTED"},
 	Unsupported:     {501, "invalid_request_error", "unsupported", "invalid_request_error", "UNIMPLEMENTED"},
@@ -119,6 +121,9 @@ func (e *Error) Body(d Dialect) []byte {
 	case Messages:
 		m := messagesError{Type: "error", RequestID: e.Request}
 		m.Error.Type, m.Error.Message = s.messagesKind, e.Message
+		if e.Fault == TooLong && !strings.HasPrefix(e.Message, tooLong) {
+			m.Error.Message = tooLong + ": " + e.Message
+		}
 		return marshal(m)
 	case Gemini:
 		var g geminiError
@@ -287,6 +292,32 @@ func plain(body []byte) string {
 		}
 	}
 	return strings.ToValidUTF8(strings.TrimSpace(string(out)), "")
+}
+
+// tooLong begins the message by which agents that speak Messages know that they
+// have to shorten the conversation.
+const tooLong = "prompt is too long"
+
+// contextWords are parts of the messages by which services say that a context is
+// too long, where they have no code for it. In small letters.
+var contextWords = []string{
+	tooLong, "maximum context length", "context length exceeded", "context window", "exceed context limit",
+	"input token count", "maximum number of tokens allowed", "exceeds the available context size",
+}
+
+// TooLong says whether an upstream refused a request because its context is longer
+// than the model takes.
+func (p *Problem) TooLong() bool {
+	if p.Code == "context_length_exceeded" {
+		return true
+	}
+	message := strings.ToLower(p.Message)
+	for _, words := range contextWords {
+		if strings.Contains(message, words) {
+			return true
+		}
+	}
+	return false
 }
 
 // FaultOf returns the fault that a status stands for.

@@ -28,6 +28,9 @@ func TestErrorBody(t *testing.T) {
 		{Error{Fault: RateLimited, Message: "m", Request: "req_1"}, Messages, `{"type":"error","error":{"type":"rate_limit_error","message":"m"},"request_id":"req_1"}`},
 		{Error{Fault: Unavailable, Message: "m"}, Messages, `{"type":"error","error":{"type":"overloaded_error","message":"m"}}`},
 		{Error{Fault: TooLarge, Message: "m"}, Messages, `{"type":"error","error":{"type":"request_too_large","message":"m"}}`},
+		{Error{Fault: TooLong, Message: "m"}, Messages, `{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: m"}}`},
+		{Error{Fault: TooLong, Message: "prompt is too long: 5"}, Messages, `{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 5"}}`},
+		{Error{Fault: TooLong, Message: "m"}, Chat, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"context_length_exceeded"}}`},
 		{Error{Fault: QuotaSpent, Message: "m"}, Gemini, `{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED"}}`},
 		{Error{Fault: Malformed, Status: 415, Message: "m"}, Gemini, `{"error":{"code":415,"message":"m","status":"INVALID_ARGUMENT"}}`},
 	} {
@@ -48,7 +51,7 @@ func TestErrorBody(t *testing.T) {
 // exception by the status.
 func TestErrorOfEveryFault(t *testing.T) {
 	statuses := map[Fault]int{
-		Malformed: 400, Unauthenticated: 401, Forbidden: 403, NoModel: 404, NotFound: 404, BadMethod: 405, TooLarge: 413,
+		Malformed: 400, Unauthenticated: 401, Forbidden: 403, NoModel: 404, NotFound: 404, BadMethod: 405, TooLarge: 413, TooLong: 400,
 		RateLimited: 429, QuotaSpent: 429, Unsupported: 501, Internal: 500, BadUpstream: 502, Unavailable: 503, TimedOut: 504,
 	}
 	if len(statuses) != len(spellings) {

@@ -56,7 +56,7 @@ func (c *call) prepareBody() error {
 	c.op, c.translated = c.req.Call.Op, nil
 	c.asked, c.model = ask, c.target.sent
 	var made *room
-	body := c.req.For(c.model, ask, func(n int) []byte {
+	body := c.nativeRequest().For(c.model, ask, func(n int) []byte {
 		if made = newRoom(int64(n)); made == nil {
 			return make([]byte, 0, n)
 		}

@@ -91,6 +91,7 @@ type passage struct {
 	headerAt   time.Time
 	op         dialect.Operation       // what the upstream is asked for
 	conv       *translate.Conversation // the request in no dialect, once it was needed
+	native     *dialect.Request        // instead of req, for upstreams of its dialect; nil if req serves
 	translated *translate.Request      // the request, if body is a translation of it
 	way        *translate.Answer       // of the answer, if it is translated
 	gathered   []byte                  // of an answer that is translated as a whole
@@ -490,7 +491,7 @@ func (c *call) blame(o *outcome) {
 		return
 	case withoutReasoning:
 		c.stripped = c.translated != nil || c.req.DropReasoning()
-		c.conv = nil
+		c.conv, c.native = nil, nil
 		c.setBody(nil, nil)
 		return
 	case withFreshToken:

@@ -75,6 +75,8 @@ func foreign(status int, p *dialect.Problem) *dialect.Error {
 		e.Fault, e.Status = dialect.BadUpstream, 0
 	case status == 529:
 		e.Status = 0
+	case (status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge) && p.TooLong():
+		e.Fault, e.Status, e.Code = dialect.TooLong, 0, ""
 	}
 	if e.Message == "" {
 		e.Message = "the upstream refused the request and gave no reason"

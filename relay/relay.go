@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/floway/floway/access"
+	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/keypool"
 	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
@@ -137,6 +138,7 @@ type Config struct {
 type Relay struct {
 	Config
 	byName   map[string]*Upstream
+	bridged  bool            // clients of Chat Completions may be served by translation
 	spelled  map[string]bool // model names that the configuration spells
 	learned  nameSet         // model names that an upstream answered with success
 	buffered atomic.Int64    // bytes of bodies held
@@ -170,6 +172,7 @@ func New(c Config) (*Relay, error) {
 			return nil, fmt.Errorf("two upstreams are called %q", u.Name)
 		}
 		r.byName[u.Name] = u
+		r.bridged = r.bridged || !u.Provider.Speaks(dialect.ChatCompletions, "")
 		u.refusesUsage.most = 1000
 		for _, p := range u.Models {
 			if p.Literal() {

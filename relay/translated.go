@@ -51,6 +51,25 @@ func (c *call) translate(askUsage bool) error {
 	return first
 }
 
+// nativeRequest is the request for an upstream that speaks the client's dialect: as
+// it came, or without what upstreams of other dialects had sealed into it.
+func (c *call) nativeRequest() *dialect.Request {
+	// Only a request that goes back to where it was can hold any, or one of a dialect
+	// that has no better place for it than the ids of calls.
+	if c.native == nil && (c.req.Bound || c.r.bridged && c.req.Call.Op == dialect.ChatCompletions) {
+		if body, changed := translate.Native(&c.req); changed {
+			r := &dialect.Request{Call: c.req.Call, Body: body, ContentType: c.req.ContentType}
+			if r.Read() == nil {
+				c.native = r
+			}
+		}
+	}
+	if c.native != nil {
+		return c.native
+	}
+	return &c.req
+}
+
 // inexpressible ends an attempt that was never sent, because the target's dialects
 // cannot express what is asked for. Another target may.
 func (c *call) inexpressible(err error) outcome {
