@@ -5,10 +5,6 @@ import (
 	"github.com/floway/floway/usage"
 )
 
-func (c *Conversation) readMessages(s *source) {}
-
-func (r *Request) writeMessages() error { return nil }
-
 type messagesDecoder struct{ a *Answer }
 
 func newMessagesDecoder(a *Answer) decoder { return &messagesDecoder{a: a} }
