@@ -67,6 +67,9 @@ type Error struct {
 	Status int
 	// Request is the id of the request, which some dialects repeat in the body.
 	Request string
+	// Details is what programs read in errors of Messages: a JSON object; nil for
+	// none. The other dialects have no place for it.
+	Details []byte
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -100,8 +103,9 @@ type responsesEvent struct {
 type messagesError struct {
 	Type  string `json:"type"`
 	Error struct {
-		Type    string `json:"type"`
-		Message string `json:"message"`
+		Type    string          `json:"type"`
+		Message string          `json:"message"`
+		Details json.RawMessage `json:"details,omitempty"`
 	} `json:"error"`
 	RequestID string `json:"request_id,omitempty"`
 }
@@ -120,7 +124,7 @@ func (e *Error) Body(d Dialect) []byte {
 	switch d {
 	case Messages:
 		m := messagesError{Type: "error", RequestID: e.Request}
-		m.Error.Type, m.Error.Message = s.messagesKind, e.Message
+		m.Error.Type, m.Error.Message, m.Error.Details = s.messagesKind, e.Message, e.Details
 		if e.Fault == TooLong && !strings.HasPrefix(e.Message, tooLong) {
 			m.Error.Message = tooLong + ": " + e.Message
 		}

@@ -31,6 +31,12 @@ func TestErrorBody(t *testing.T) {
 		{Error{Fault: TooLong, Message: "m"}, Messages, `{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: m"}}`},
 		{Error{Fault: TooLong, Message: "prompt is too long: 5"}, Messages, `{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 5"}}`},
 		{Error{Fault: TooLong, Message: "m"}, Chat, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"context_length_exceeded"}}`},
+		{
+			Error{Fault: Malformed, Message: "m", Details: []byte(`{"error_code":"thread_unsupported_request","unsupported":["thread"]}`)},
+			Messages,
+			`{"type":"error","error":{"type":"invalid_request_error","message":"m","details":{"error_code":"thread_unsupported_request","unsupported":["thread"]}}}`,
+		},
+		{Error{Fault: Malformed, Message: "m", Details: []byte(`{"a":1}`)}, Chat, `{"error":{"message":"m","type":"invalid_request_error","param":null,"code":null}}`},
 		{Error{Fault: QuotaSpent, Message: "m"}, Gemini, `{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED"}}`},
 		{Error{Fault: Malformed, Status: 415, Message: "m"}, Gemini, `{"error":{"code":415,"message":"m","status":"INVALID_ARGUMENT"}}`},
 	} {

@@ -58,6 +58,9 @@ func (s span) less(n int) span    { return span{s.start - n, s.end - n} }
 type BadRequest struct {
 	Param   string // the field to blame; empty if none
 	Message string
+	// Details is what programs read in errors of Messages: a JSON object; nil for
+	// none.
+	Details []byte
 }
 
 func (b *BadRequest) Error() string { return b.Message }

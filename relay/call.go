@@ -173,7 +173,7 @@ func (c *call) till() {
 func malformed(err error) *dialect.Error {
 	var b *dialect.BadRequest
 	if errors.As(err, &b) {
-		return &dialect.Error{Fault: dialect.Malformed, Message: b.Message, Param: b.Param}
+		return &dialect.Error{Fault: dialect.Malformed, Message: b.Message, Param: b.Param, Details: b.Details}
 	}
 	return &dialect.Error{Fault: dialect.Malformed, Message: err.Error()}
 }

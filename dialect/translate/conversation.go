@@ -60,6 +60,7 @@ type Conversation struct {
 
 	used  []usedField
 	embed *embedding // what is asked for are embeddings, and nothing else
+	size  int        // of the client's request: about what its translation takes
 }
 
 // Number is a number as it is spelled in JSON.

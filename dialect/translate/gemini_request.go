@@ -2,6 +2,7 @@ package translate
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"strings"
 
 	"github.com/floway/floway/dialect"
@@ -823,13 +824,11 @@ func argumentsObject(p *Part) ([]byte, error) {
 	if p.Call.Custom {
 		return []byte(wrapInput(args)), nil
 	}
-	if strings.TrimSpace(args) == "" {
+	switch args = strings.TrimSpace(args); {
+	case args == "" || args == "null":
 		return []byte("{}"), nil
-	}
-	if s := newSource([]byte(args)); s.next() == '{' {
-		if s.skip(); s.err == nil && s.next() == 0 {
-			return []byte(args), nil
-		}
+	case args[0] == '{' && json.Valid([]byte(args)):
+		return []byte(args), nil
 	}
 	return nil, bad(p.Field, "%s: the arguments of the call %q are not a JSON object", p.Field, clip(p.Call.ID))
 }

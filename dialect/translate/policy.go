@@ -1,6 +1,10 @@
 package translate
 
-import "github.com/floway/floway/dialect"
+import (
+	"fmt"
+
+	"github.com/floway/floway/dialect"
+)
 
 // feature is something that a request can ask for and that not every dialect can
 // express.
@@ -172,5 +176,17 @@ var dialectNames = [...]string{
 
 // refuse is the error for a feature that the upstream's dialect cannot express.
 func (r *Request) refuse(f feature, field string) error {
-	return bad(field, "%s: %s cannot be expressed in the %s API, which serves the model %q", field, rules[f].name, dialectNames[r.to], r.c.Asked)
+	b := &dialect.BadRequest{
+		Param:   field,
+		Message: fmt.Sprintf("%s: %s cannot be expressed in the %s API, which serves the model %q", field, rules[f].name, dialectNames[r.to], r.c.Asked),
+	}
+	if f == thread {
+		b.Details = noThreads
+	}
+	return b
 }
+
+// noThreads tells the clients of Messages that keep their conversations at the
+// service to go on with whole histories; without it they give up.
+// Source: the tool loop of Anthropic's SDK 1.x.
+var noThreads = []byte(`{"error_code":"thread_unsupported_request","unsupported":["thread"]}`)

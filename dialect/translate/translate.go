@@ -69,7 +69,7 @@ func KindOf(op dialect.Operation) CallKind {
 // *dialect.BadRequest: they name the field and are meant for the client.
 func Read(req *dialect.Request) (*Conversation, error) {
 	kind := KindOf(req.Call.Op)
-	c := &Conversation{From: req.Call.Op.Dialect(), Asked: req.Model, Stream: req.Stream, Counting: kind == Counting}
+	c := &Conversation{From: req.Call.Op.Dialect(), Asked: req.Model, Stream: req.Stream, Counting: kind == Counting, size: len(req.Body)}
 	s := newSource(req.Body)
 	if kind == Embedding {
 		readEmbeddings(c, req.Call.Op, s)
@@ -119,6 +119,7 @@ type Request struct {
 // The conversation stays as it is and may be written again.
 func (c *Conversation) Write(to dialect.Dialect, o *Options) (*Request, error) {
 	r := &Request{c: c, to: to, o: *o}
+	r.w.b = make([]byte, 0, c.size+c.size/8+1024)
 	if err := r.applyRules(); err != nil {
 		return nil, err
 	}
