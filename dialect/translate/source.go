@@ -2,6 +2,7 @@ package translate
 
 import (
 	"bytes"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -276,7 +277,12 @@ func (s *source) number() Number {
 		s.fail("%s must be a number", s.what())
 		return ""
 	}
-	return Number(s.scalar())
+	n := s.scalar()
+	if !json.Valid(n) {
+		s.malformed()
+		return ""
+	}
+	return Number(n)
 }
 
 // integer reads a whole number; 12.0 is one. A null is 0.
@@ -323,7 +329,7 @@ func (s *source) scalar() []byte {
 }
 
 // raw reads any value and returns it as it stands, a piece of the input; nil for
-// a null.
+// a null. It is valid JSON, which skip alone would not see to.
 func (s *source) raw() []byte {
 	if s.err != nil || s.null() {
 		return nil
@@ -331,6 +337,9 @@ func (s *source) raw() []byte {
 	s.next()
 	start := s.at
 	s.skip()
+	if s.err == nil && !json.Valid(s.in[start:s.at]) {
+		s.malformed()
+	}
 	if s.err != nil {
 		return nil
 	}
