@@ -161,8 +161,8 @@ func TestChatChoices(t *testing.T) {
 	const tools = `"tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}],`
 	for in, want := range map[string]string{
 		`"auto"`: `"auto"`, `"none"`: `"none"`, `"required"`: `"required"`, `"any"`: `"required"`,
-		`{"type":"function","function":{"name":"g"}}`: `{"type":"function","function":{"name":"g"}}`,
-		`{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"function","function":{"name":"g"}}]}}`: `{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"function","function":{"name":"g"}}]}}`,
+		`{"type":"function","function":{"name":"g"}}`:                                                                                                                    `{"type":"function","function":{"name":"g"}}`,
+		`{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"function","function":{"name":"g"}}]}}`:                                                 `{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"function","function":{"name":"g"}}]}}`,
 		`{"type":"allowed_tools","allowed_tools":{"tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}],"mode":"required"}}`: `{"type":"allowed_tools","allowed_tools":{"mode":"required","tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}]}}`,
 	} {
 		conv, err := readChatBody(t, `{"model":"m","messages":[{"role":"user","content":"hi"}],`+tools+`"tool_choice":`+in+`}`)
@@ -344,7 +344,8 @@ func TestChatResults(t *testing.T) {
 		{Parts: []Part{{Kind: Text, Text: "one"}, {Kind: Text, Text: ""}, {Kind: Text, Text: "two"}}},
 		{Role: Assistant, Parts: []Part{
 			{Kind: Thought, Text: "foreign", State: State{Maker: dialect.Messages, Data: "sig", Upstream: "a"}},
-			{Kind: Text, Text: "a"}, {Kind: Text, Text: "b"},
+			{Kind: Text, Text: "a"},
+			{Kind: Text, Text: "b"},
 			{Kind: Call, Call: &ToolCall{ID: "toolu_1", Name: "f", Arguments: `{"x":1}`}},
 			{Kind: Call, Call: &ToolCall{ID: "toolu_" + strings.Repeat("2", 60), Name: "g"}},
 			{Kind: Call, Call: &ToolCall{ID: "3", Name: "g"}},
@@ -582,14 +583,14 @@ func TestTrap37_EffortOnlyWhereAsked(t *testing.T) {
 
 func TestStrictSchema(t *testing.T) {
 	for schema, want := range map[string]bool{
-		`{"type":"object","properties":{},"additionalProperties":false}`:                                                                   true,
-		`{"type":"object","properties":{"a":{"type":["string","null"]}},"required":["a"],"additionalProperties":false}`:                    true,
-		`{"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":false}`:                                              false,
-		`{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}`:                                                          false,
-		`{"type":"object","properties":{"a":{"type":"object"}},"required":["a"],"additionalProperties":false}`:                             false,
-		`{"type":"object","properties":{"a":{"type":"array","items":{"type":"object"}}},"required":["a"],"additionalProperties":false}`:    false,
-		`{"type":"object","properties":{"a":{"anyOf":[{"type":"string"},{"type":"null"}]}},"required":["a"],"additionalProperties":false}`: true,
-		`{"type":"object","properties":{"a":{"oneOf":[{"type":"string"}]}},"required":["a"],"additionalProperties":false}`:                 false,
+		`{"type":"object","properties":{},"additionalProperties":false}`:                                                                          true,
+		`{"type":"object","properties":{"a":{"type":["string","null"]}},"required":["a"],"additionalProperties":false}`:                           true,
+		`{"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":false}`:                                                     false,
+		`{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}`:                                                                 false,
+		`{"type":"object","properties":{"a":{"type":"object"}},"required":["a"],"additionalProperties":false}`:                                    false,
+		`{"type":"object","properties":{"a":{"type":"array","items":{"type":"object"}}},"required":["a"],"additionalProperties":false}`:           false,
+		`{"type":"object","properties":{"a":{"anyOf":[{"type":"string"},{"type":"null"}]}},"required":["a"],"additionalProperties":false}`:        true,
+		`{"type":"object","properties":{"a":{"oneOf":[{"type":"string"}]}},"required":["a"],"additionalProperties":false}`:                        false,
 		`{"type":"object","properties":{"a":{"$ref":"#/$defs/x"}},"required":["a"],"additionalProperties":false,"$defs":{"x":{"type":"object"}}}`: false,
 		`{}`: false, `true`: false, `null`: false, ``: false,
 		strings.Repeat(`{"items":`, 1000) + `{}` + strings.Repeat(`}`, 1000): false,
