@@ -802,6 +802,18 @@ func TestTrap43_FirstChunkHasARole(t *testing.T) {
 	}
 }
 
+// TestChatUsageOnRequest: naive clients read the first choice of every chunk, and
+// the chunk of usage has none.
+func TestChatUsageOnRequest(t *testing.T) {
+	for _, asked := range []bool{true, false} {
+		a := chatAnswerOf(&Conversation{From: dialect.Chat, Stream: true, Usage: asked}, true)
+		a.enc.take(&Event{Kind: Start, ID: "x"})
+		a.enc.take(&Event{Kind: Finish})
+		a.enc.finish(&usage.Tokens{Input: 1})
+		chatMessageOf(t, string(a.Take()), asked)
+	}
+}
+
 // TestChatFail: an error is the last that a client hears.
 func TestChatFail(t *testing.T) {
 	a := chatAnswerOf(&Conversation{From: dialect.Chat, Stream: true}, true)
