@@ -15,6 +15,9 @@ type Conversation struct {
 	Stream bool
 	// Usage: a client of Chat Completions asked for the stream's usage.
 	Usage bool
+	// Legacy: a client of Chat Completions uses functions, which came before
+	// tools: its answers hold one function_call.
+	Legacy bool
 	// Array: a client of Gemini wants its stream as one JSON array, not as events.
 	Array bool
 	// Counting: only the tokens are to be counted. Nothing that bounds or shapes

@@ -28,6 +28,16 @@ type Options struct {
 	NoStreamOptions bool
 	// NoState: the upstream refused sealed reasoning that it had made itself.
 	NoState bool
+	// MaxTokensName is the member that bounds an answer in Chat Completions:
+	// max_tokens at most compatible servers; empty for max_completion_tokens.
+	MaxTokensName string
+	// ReasoningName is the member of an assistant's message in which an upstream
+	// of Chat Completions wants its reasoning back, as DeepSeek does in
+	// reasoning_content; empty if it wants none.
+	ReasoningName string
+	// Omit are members of a request of Chat Completions that are advice and that
+	// the upstream refuses: they are left out, and the client is told.
+	Omit []string
 	// Now is when the request came: the answer's time of creation.
 	Now time.Time
 	// NewID makes the random part of an id; nil for crypto/rand.Text.

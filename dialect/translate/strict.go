@@ -1,0 +1,57 @@
+package translate
+
+import (
+	"slices"
+	"strings"
+)
+
+// strictSchema says whether a schema is within what OpenAI's strict mode takes:
+// objects without further members, all of whose members are required.
+func strictSchema(schema []byte) bool {
+	s := newSource(schema)
+	return strictNode(s, 0) && s.err == nil
+}
+
+// maxStrict is how deep a strict schema may go; OpenAI takes 10 levels.
+const maxStrict = 32
+
+func strictNode(s *source, depth int) bool {
+	if depth > maxStrict || s.next() != '{' {
+		s.skip()
+		return false
+	}
+	strict, object, closed := true, depth == 0, false
+	var members, required []string
+	node := func() { strict = strictNode(s, depth+1) && strict }
+	s.object(func(name []byte) {
+		switch string(name) {
+		case "type":
+			object = strings.Contains(string(s.raw()), `"object"`) || object
+		case "properties":
+			object = true
+			s.object(func(name []byte) {
+				members = append(members, string(name))
+				node()
+			})
+		case "required":
+			s.list(func(int) { required = append(required, s.string()) })
+		case "additionalProperties":
+			closed = string(s.raw()) == "false"
+		case "items":
+			node()
+		case "anyOf":
+			s.list(func(int) { node() })
+		case "$defs", "definitions":
+			s.object(func([]byte) { node() })
+		case "allOf", "oneOf", "not", "if", "patternProperties", "propertyNames", "dependentSchemas", "prefixItems":
+			s.skip()
+			strict = false
+		default:
+			s.skip()
+		}
+	})
+	for _, m := range members {
+		strict = strict && slices.Contains(required, m)
+	}
+	return strict && (!object || closed)
+}
