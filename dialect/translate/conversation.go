@@ -59,6 +59,7 @@ type Conversation struct {
 	Echo []Member
 
 	used []usedField
+	uses [features]uint8
 }
 
 // Number is a number as it is spelled in JSON.
@@ -231,7 +232,8 @@ type Reasoning struct {
 // use notes that the request makes use of a feature, by the client's name of the
 // field. What becomes of it, rules says.
 func (c *Conversation) use(f feature, field string) {
-	if len(c.used) < maxUsed {
+	if c.uses[f] < maxUses {
+		c.uses[f]++
 		c.used = append(c.used, usedField{f, field})
 	}
 }
@@ -241,9 +243,9 @@ type usedField struct {
 	field   string
 }
 
-// maxUsed bounds how many uses are noted. Features that are refused are refused
-// at their first use.
-const maxUsed = 1024
+// maxUses bounds how many uses of one feature are noted: one is enough to refuse
+// it, and no more fields than that are named.
+const maxUses = maxDropped
 
 // bad is an error for the client about a field.
 func bad(field, format string, args ...any) error {
