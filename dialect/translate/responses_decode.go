@@ -370,7 +370,7 @@ func (d *responsesDecoder) added() {
 }
 
 // know takes over what an item says of a call, and begins the call once its name
-// is known.
+// and id are known.
 func (d *responsesDecoder) know(it *responsesHeard, raw *responsesItem) {
 	if it.kind == "" {
 		it.kind = raw.kind
@@ -384,7 +384,7 @@ func (d *responsesDecoder) know(it *responsesHeard, raw *responsesItem) {
 	if raw.name != "" {
 		it.name = raw.name
 	}
-	if it.isCall() && it.name != "" {
+	if it.isCall() && it.name != "" && it.callID != "" {
 		d.begin(it)
 	}
 }
@@ -553,6 +553,8 @@ func (d *responsesDecoder) itemDone(raw []byte) {
 		}
 	case "reasoning":
 		switch {
+		case full.sealed != "" && d.under != it && it.parts > 0:
+			// Too late: the thought was ended by what came of it.
 		case full.sealed != "":
 			if d.under != it {
 				d.endText()
@@ -581,8 +583,11 @@ func (d *responsesDecoder) pieces(it *responsesHeard, list []byte) {
 }
 
 func (d *responsesDecoder) endCall(it *responsesHeard, args string) {
-	if !it.begun {
+	if it.name == "" {
 		d.broken("a call without a name")
+		return
+	}
+	if d.begin(it); !it.begun {
 		return
 	}
 	if !it.came {
