@@ -58,6 +58,7 @@ type Conversation struct {
 	// repeat: a JSON object's members, in the order of the request.
 	Echo []Member
 
+	size int // of the body that it was read from
 	used []usedField
 	uses [features]uint8
 }

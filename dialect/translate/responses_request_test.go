@@ -206,7 +206,7 @@ func TestReadResponsesFields(t *testing.T) {
 			{"type":"namespace","tools":[{"type":"function","name":"f","parameters":null}],"name":"ns"}],
 		"tool_choice":{"type":"allowed_tools","mode":"required","tools":[{"type":"function","name":"f"},{"type":"custom","name":"g"}]}}`)
 	yes, no := true, false
-	c.used, c.uses, c.Echo, c.Turns = nil, [features]uint8{}, nil, nil
+	c.size, c.used, c.uses, c.Echo, c.Turns = 0, nil, [features]uint8{}, nil, nil
 	want := &Conversation{
 		From: dialect.Responses, Asked: "m", Stream: true, MaxTokens: 64, Temperature: "0.70", TopP: "1e0", LogProbs: true, TopLogProbs: 3,
 		Store: &no, Metadata: []byte(`{"a":"b"}`), EndUser: "s", Tier: "flex", CacheKey: "k", Serial: true, Verbosity: "low",

@@ -49,6 +49,7 @@ func Speaks(op dialect.Operation) bool {
 // *dialect.BadRequest: they name the field and are meant for the client.
 func Read(req *dialect.Request) (*Conversation, error) {
 	c := &Conversation{From: req.Call.Op.Dialect(), Asked: req.Model, Stream: req.Stream}
+	c.size = len(req.Body)
 	s := newSource(req.Body)
 	switch c.From {
 	case dialect.Chat:
@@ -91,6 +92,7 @@ type Request struct {
 // The conversation stays as it is and may be written again.
 func (c *Conversation) Write(to dialect.Dialect, o *Options) (*Request, error) {
 	r := &Request{c: c, to: to, o: *o}
+	r.w.b = make([]byte, 0, c.size+c.size/8+1024) // about what it will be
 	if err := r.applyRules(); err != nil {
 		return nil, err
 	}
