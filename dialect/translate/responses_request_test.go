@@ -476,7 +476,7 @@ func TestWriteResponses(t *testing.T) {
 					`{"type":"function","name":"n","parameters":{"type":"object","properties":{}},"strict":false},` +
 					`{"type":"function","name":"e","parameters":{"type":"object","properties":{}},"strict":false},` +
 					`{"type":"function","name":"p","parameters":{"type":"object","properties":{}},"strict":false},` +
-					`{"type":"function","name":"r","parameters":{"$ref":"#/x"},"strict":false},` +
+					`{"type":"function","name":"r","parameters":{"type":"object","$ref":"#/x"},"strict":false},` +
 					`{"type":"function","name":"a_b_d2fab795","parameters":` + string(schema) + `,"strict":false},` +
 					`{"type":"function","name":"ns_f","parameters":` + string(schema) + `,"strict":false},` +
 					`{"type":"custom","name":"c"},{"type":"custom","name":"g","format":{"type":"grammar","syntax":"lark","definition":"x"}},` +
@@ -526,7 +526,11 @@ func TestWriteResponses(t *testing.T) {
 			want: map[string]string{"reasoning": `{"effort":"none"}`, "include": ""},
 		},
 		{
-			name: "reasoning that is kept", c: Conversation{Turns: []Turn{user}, Reasoning: Reasoning{Sealed: true}},
+			name: "reasoning that is kept by a client of a model that may not reason", c: Conversation{Turns: []Turn{user}, Reasoning: Reasoning{Sealed: true}},
+			want: map[string]string{"reasoning": "", "include": ""},
+		},
+		{
+			name: "reasoning that is kept", model: "gpt-5.2", c: Conversation{Turns: []Turn{user}, Reasoning: Reasoning{Sealed: true}},
 			want: map[string]string{"reasoning": "", "include": `["reasoning.encrypted_content"]`},
 		},
 		{

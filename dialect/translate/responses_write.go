@@ -181,7 +181,8 @@ func (r *Request) responsesReasoning() bool {
 		}
 		w.shut('}')
 	}
-	return effort != "none" && (wanted || g.Sealed)
+	// Models that do not reason refuse to be asked for it.
+	return effort != "none" && (wanted || g.Sealed && responsesFamily(r.o.Model) == reasoning)
 }
 
 // responsesTier writes the service tier. Dialects have words of their own for it.
@@ -349,21 +350,18 @@ func appendObjectSchema(out, schema []byte) []byte {
 	switch {
 	case s.err != nil || len(inner) < 2 || inner[0] != '{':
 		return append(out, `{"type":"object","properties":{}}`...)
-	case other || typed && named:
+	case typed && (named || other):
 		return append(out, schema...)
 	}
 	out = append(out, '{')
 	if !typed {
-		out = append(out, `"type":"object"`...)
+		out = append(out, `"type":"object",`...)
 	}
-	if !named {
-		if !typed {
-			out = append(out, ',')
-		}
-		out = append(out, `"properties":{}`...)
+	if !named && !other {
+		out = append(out, `"properties":{},`...)
 	}
-	if inner = bytes.TrimSpace(inner[1:]); inner[0] != '}' {
-		out = append(out, ',')
+	if inner = bytes.TrimSpace(inner[1:]); inner[0] == '}' {
+		out = out[:len(out)-1]
 	}
 	return append(out, inner...)
 }
