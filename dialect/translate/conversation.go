@@ -64,6 +64,7 @@ type Conversation struct {
 	used  []usedField
 	embed *embedding // what is asked for are embeddings, and nothing else
 	size  int        // of the client's request: about what its translation takes
+	uses  [features]uint8
 }
 
 // Number is a number as it is spelled in JSON.
@@ -236,7 +237,8 @@ type Reasoning struct {
 // use notes that the request makes use of a feature, by the client's name of the
 // field. What becomes of it, rules says.
 func (c *Conversation) use(f feature, field string) {
-	if len(c.used) < maxUsed {
+	if c.uses[f] < maxUses {
+		c.uses[f]++
 		c.used = append(c.used, usedField{f, field})
 	}
 }
@@ -246,9 +248,9 @@ type usedField struct {
 	field   string
 }
 
-// maxUsed bounds how many uses are noted. Features that are refused are refused
-// at their first use.
-const maxUsed = 1024
+// maxUses bounds how many uses of one feature are noted: one is enough to refuse
+// it, and no more fields than that are named.
+const maxUses = maxDropped
 
 // bad is an error for the client about a field.
 func bad(field, format string, args ...any) error {

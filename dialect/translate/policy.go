@@ -134,7 +134,7 @@ var rules = [features]rule{
 	imageOut:          {"painted answers", [4]verdict{refuse, refuse, refuse, carry}},
 	prediction:        {"prediction", [4]verdict{carry, drop, drop, drop}},
 	webSearchOptions:  {"web search options", [4]verdict{carry, refuse, refuse, refuse}},
-	moderation:        {"moderation", [4]verdict{carry, refuse, refuse, refuse}},
+	moderation:        {"moderation", [4]verdict{refuse, refuse, refuse, refuse}},
 	safetySettings:    {"safety settings", [4]verdict{drop, drop, drop, carry}},
 	mediaDetail:       {"detail of images", [4]verdict{carry, carry, drop, drop}},
 	labels:            {"labels", [4]verdict{drop, drop, drop, carry}},
