@@ -1,7 +1,6 @@
 package mockanthropic
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -29,7 +28,17 @@ var types = map[int]string{
 	413: "request_too_large", 429: "rate_limit_error", 504: "timeout_error", 529: "overloaded_error",
 }
 
-func (e *Error) object() map[string]any {
+type errorBody struct {
+	Type  string `json:"type"`
+	Error struct {
+		Type    string `json:"type"`
+		Message string `json:"message"`
+		Details any    `json:"details"`
+	} `json:"error"`
+	RequestID string `json:"request_id"`
+}
+
+func (e *Error) object() (b errorBody) {
 	kind := e.Type
 	if kind == "" {
 		kind = types[e.Status]
@@ -41,11 +50,9 @@ func (e *Error) object() map[string]any {
 	default:
 		kind = "invalid_request_error"
 	}
-	o := map[string]any{"type": kind, "message": e.Message}
-	if e.Details != nil {
-		o["details"] = e.Details
-	}
-	return map[string]any{"type": "error", "error": o, "request_id": "req_011mock"}
+	b.Type, b.RequestID = "error", "req_011mock"
+	b.Error.Type, b.Error.Message, b.Error.Details = kind, e.Message, e.Details
+	return b
 }
 
 // Refuse implements mock.Service.
@@ -108,10 +115,12 @@ func complaint(c *mock.Complaint) error {
 	return invalid("%s: Input should be %s", where, c.Want)
 }
 
-// digest is of what was asked: how the answer is to come does not change it.
+// digest is of what was asked: neither how the answer is to come nor the order of
+// names changes it.
 func (x *exchange) digest() {
-	var body map[string]json.RawMessage
-	json.Unmarshal(x.Body, &body)
-	delete(body, "stream")
+	body, _ := mock.ReadJSON(x.Body)
+	if members, ok := body.(map[string]any); ok {
+		delete(members, "stream")
+	}
 	x.Digest = mock.DigestOf(x.Entry.Operation, string(mock.Encode(body)))
 }

@@ -1,7 +1,6 @@
 package mockgemini
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -126,8 +125,7 @@ func complaint(c *mock.Complaint) error {
 
 // digest is of what was asked, however it is to be answered.
 func (x *exchange) digest() {
-	var body json.RawMessage
-	json.Unmarshal(x.Body, &body)
+	body, _ := mock.ReadJSON(x.Body)
 	op := x.Entry.Operation
 	if op == "gemini.stream" {
 		op = "gemini"

@@ -11,7 +11,7 @@ var olderCalls = []Call{
 	{Name: "completions", Do: completion},
 	{Name: "completions stream", Do: completionStream},
 	{Name: "embeddings by default", Do: embeddingDefault},
-	{"embeddings as base64", embeddingBase64},
+	{Name: "embeddings as base64", Do: embeddingBase64},
 	{Name: "embeddings as floats", Do: embeddingFloats},
 	{Name: "moderations", Do: moderation},
 	{Name: "rerank", Do: rerank},
