@@ -167,7 +167,7 @@ func TestBehavior(t *testing.T) {
 		return post(t, c.URL+"/v1/messages", `{"model":"mock-chat+words=20`+words+`","max_tokens":100,"stream":true,"messages":[{"role":"user","content":"hi"}]}`)
 	}
 	_, whole := ask("")
-	if strings.Count(whole, "event: ") != strings.Count(whole, "\ndata: ") || !strings.HasSuffix(whole, "data: {\"type\":\"message_stop\"}\n\n") {
+	if strings.Count(whole, "event: ") != strings.Count(whole, "\ndata: {") || !strings.HasSuffix(whole, "data: {\"type\":\"message_stop\"}\n\n") {
 		t.Errorf("%s", whole)
 	}
 	for words, check := range map[string]func(status int, body string) bool{

@@ -171,7 +171,7 @@ func TestBehavior(t *testing.T) {
 	_, events := ask("", "?alt=sse")
 	_, array := ask("", "")
 	var list []json.RawMessage
-	if err := json.Unmarshal([]byte(array), &list); err != nil || len(list) != 21 || strings.Count(events, "data: ") != 21 || !strings.HasSuffix(events, "}\r\n\r\n") {
+	if err := json.Unmarshal([]byte(array), &list); err != nil || len(list) != 21 || strings.Count(events, "data: {") != 21 || !strings.HasSuffix(events, "}\r\n\r\n") {
 		t.Fatalf("%v\n%s\n%s", err, array, events)
 	}
 	for i, data := range strings.Split(strings.TrimSuffix(events, "\r\n\r\n"), "\r\n\r\n") {
