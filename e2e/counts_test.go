@@ -150,6 +150,7 @@ func told(entries []mockopenai.Entry, by func(*mockopenai.Entry) string) map[str
 			c.Input += e.Tokens.Input
 			c.CacheRead += e.Tokens.CacheRead
 			c.CacheWrite += e.Tokens.CacheWrite
+			c.CacheWrite1h += e.Tokens.CacheWrite1h
 			c.Output += e.Tokens.Output
 			c.Reasoning += e.Tokens.Reasoning
 			c.InAudio += e.Tokens.InAudio

@@ -26,7 +26,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// caddy and mockOpenAI are the paths of the programs, built at the first use. The
+// caddy and mocks are the paths of the programs, built at the first use. The
 // variable FLOWAY_CADDY names a gateway that is built already, to test that one.
 var (
 	caddy = sync.OnceValues(func() (string, error) {
@@ -35,8 +35,16 @@ var (
 		}
 		return build("caddy", "..", "./cmd/caddy")
 	})
-	mockOpenAI = sync.OnceValues(func() (string, error) { return build("mockopenai", ".", "./cmd/mockopenai") })
+	mocks = map[string]func() (string, error){
+		"mockopenai":    mockProgram("mockopenai"),
+		"mockanthropic": mockProgram("mockanthropic"),
+		"mockgemini":    mockProgram("mockgemini"),
+	}
 )
+
+func mockProgram(name string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) { return build(name, ".", "./cmd/"+name) })
+}
 
 // build builds a command, with the race detector if the tests have it. from is
 // the module's directory, seen from that of this module.

@@ -9,27 +9,35 @@ import (
 	"testing"
 	"time"
 
-	"github.com/floway/floway/e2e/mockopenai"
+	"github.com/floway/floway/e2e/mock"
 )
 
 // Upstream is a mock upstream that runs.
 type Upstream struct {
-	mockopenai.Control
+	mock.Control
 	// LedgerFile has its ledger, a line of JSON for each request.
 	LedgerFile string
 	proc       *process
 }
 
 // StartOpenAI starts a mock of OpenAI's API.
-func StartOpenAI(t testing.TB) *Upstream {
+func StartOpenAI(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockopenai") }
+
+// StartAnthropic starts a mock of Anthropic's API.
+func StartAnthropic(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockanthropic") }
+
+// StartGemini starts a mock of Google's Gemini API.
+func StartGemini(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockgemini") }
+
+func startUpstream(t testing.TB, name string) *Upstream {
 	t.Helper()
-	path, err := mockOpenAI()
+	path, err := mocks[name]()
 	if err != nil {
 		t.Fatal(err)
 	}
 	u := &Upstream{LedgerFile: filepath.Join(t.TempDir(), "ledger")}
 	r, w := io.Pipe()
-	u.proc, err = launch("mockopenai", &logbook{}, w, nil, path, "-ledger", u.LedgerFile)
+	u.proc, err = launch(name, &logbook{}, w, nil, path, "-ledger", u.LedgerFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,15 +59,15 @@ func StartOpenAI(t testing.TB) *Upstream {
 	case a := <-address:
 		u.URL = "http://" + a
 	case <-u.proc.done:
-		t.Fatalf("mockopenai ended: %v\n%s", u.proc.err, u.proc.log.tail())
+		t.Fatalf("%s ended: %v\n%s", name, u.proc.err, u.proc.log.tail())
 	case <-time.After(patience):
-		t.Fatal("mockopenai does not say where it listens")
+		t.Fatalf("%s does not say where it listens", name)
 	}
 	return u
 }
 
 // Quiet waits until the upstream serves nothing, and returns its ledger.
-func (u *Upstream) Quiet(t testing.TB) []mockopenai.Entry {
+func (u *Upstream) Quiet(t testing.TB) []mock.Entry {
 	t.Helper()
 	Eventually(t, func() error {
 		st, err := u.Stats()
@@ -86,7 +94,7 @@ func (u *Upstream) Clear(t testing.TB) {
 }
 
 // Last returns the last request that the upstream received, as it came.
-func (u *Upstream) Last(t testing.TB) mockopenai.Request {
+func (u *Upstream) Last(t testing.TB) mock.Request {
 	t.Helper()
 	seen, err := u.Requests()
 	if err != nil {

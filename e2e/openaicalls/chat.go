@@ -8,20 +8,20 @@ import (
 )
 
 var chatCalls = []Call{
-	{"chat", chat},
-	{"chat with everything", chatEverything},
-	{"chat with several choices", chatChoices},
-	{"chat with an image and a file", chatParts},
-	{"chat cut at the limit", chatLimit},
-	{"chat of a reasoning model", chatReasoning},
-	{"chat stream", chatStream},
-	{"chat stream with usage", chatStreamUsage},
-	{"chat stream of several choices", chatStreamChoices},
-	{"chat tools", chatTools},
-	{"chat stream of parallel tools", chatStreamTools},
-	{"chat custom tool", chatCustomTool},
-	{"chat structured output", chatStructured},
-	{"chat stream of structured output", chatStreamStructured},
+	{Name: "chat", Do: chat},
+	{Name: "chat with everything", Do: chatEverything},
+	{Name: "chat with several choices", Do: chatChoices},
+	{Name: "chat with an image and a file", Do: chatParts},
+	{Name: "chat cut at the limit", Do: chatLimit},
+	{Name: "chat of a reasoning model", Do: chatReasoning},
+	{Name: "chat stream", Do: chatStream},
+	{Name: "chat stream with usage", Do: chatStreamUsage},
+	{Name: "chat stream of several choices", Do: chatStreamChoices},
+	{Name: "chat tools", Do: chatTools},
+	{Name: "chat stream of parallel tools", Do: chatStreamTools},
+	{Name: "chat custom tool", Do: chatCustomTool},
+	{Name: "chat structured output", Do: chatStructured},
+	{Name: "chat stream of structured output", Do: chatStreamStructured},
 }
 
 func ask(model, text string) openai.ChatCompletionNewParams {
@@ -36,7 +36,7 @@ func complete(ctx context.Context, c *openai.Client, t *Tape, p openai.ChatCompl
 	if err != nil {
 		return nil, err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return r, first(
 		expect(len(r.Choices) > 0, "no choices"),
 		expect(r.Usage.TotalTokens > 0 && r.Usage.TotalTokens == r.Usage.PromptTokens+r.Usage.CompletionTokens, "usage is %+v", r.Usage),
@@ -52,9 +52,9 @@ func streamed(ctx context.Context, c *openai.Client, t *Tape, p openai.ChatCompl
 	for s.Next() {
 		chunk := s.Current()
 		if asked {
-			t.add(chunk.RawJSON())
+			t.Add(chunk.RawJSON())
 		} else {
-			t.addChunk(chunk.RawJSON())
+			addChunk(t, chunk.RawJSON())
 		}
 		if len(chunk.Choices) == 0 && !asked {
 			return nil, expect(false, "a chunk without choices that nobody asked for: %s", chunk.RawJSON())

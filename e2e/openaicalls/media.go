@@ -13,17 +13,17 @@ import (
 )
 
 var mediaCalls = []Call{
-	{"image", generate},
-	{"image stream", generateStream},
-	{"image edit", edit},
-	{"image edit stream", editStream},
-	{"image variation", vary},
-	{"speech", speech},
-	{"transcription", transcribe},
-	{"transcription stream", transcribeStream},
-	{"transcription as subtitles", subtitles},
-	{"translation", translate},
-	{"models", models},
+	{Name: "image", Do: generate},
+	{Name: "image stream", Do: generateStream},
+	{Name: "image edit", Do: edit},
+	{Name: "image edit stream", Do: editStream},
+	{Name: "image variation", Do: vary},
+	{Name: "speech", Do: speech},
+	{Name: "transcription", Do: transcribe},
+	{Name: "transcription stream", Do: transcribeStream},
+	{Name: "transcription as subtitles", Do: subtitles},
+	{Name: "translation", Do: translate},
+	{Name: "models", Do: models},
 }
 
 // picture is a small image to upload.
@@ -57,7 +57,7 @@ func generate(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return first(
 		expect(len(r.Data) == 2, "%d images", len(r.Data)),
 		expect(r.Usage.TotalTokens > 0, "usage is %+v", r.Usage),
@@ -70,7 +70,7 @@ func generateStream(ctx context.Context, c *openai.Client, t *Tape) error {
 	defer s.Close()
 	var last string
 	for s.Next() {
-		t.add(s.Current().RawJSON())
+		t.Add(s.Current().RawJSON())
 		last = s.Current().Type
 	}
 	return first(s.Err(), expect(last == "image_generation.completed", "the last event is %q", last))
@@ -83,7 +83,7 @@ func edit(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return first(expect(r.Usage.InputTokensDetails.ImageTokens > 0, "usage is %+v", r.Usage), isPicture(r.Data[0].B64JSON))
 }
 
@@ -92,7 +92,7 @@ func editStream(ctx context.Context, c *openai.Client, t *Tape) error {
 	defer s.Close()
 	var last string
 	for s.Next() {
-		t.add(s.Current().RawJSON())
+		t.Add(s.Current().RawJSON())
 		last = s.Current().Type
 	}
 	return first(s.Err(), expect(last == "image_edit.completed", "the last event is %q", last))
@@ -104,7 +104,7 @@ func vary(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return isPicture(r.Data[0].B64JSON)
 }
 
@@ -120,7 +120,7 @@ func speech(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(string(b))
+	t.Add(string(b))
 	return first(
 		expect(len(b) == 4096, "%d bytes", len(b)),
 		expect(r.Header.Get("Content-Type") == "audio/wav", "content type %q", r.Header.Get("Content-Type")),
@@ -134,7 +134,7 @@ func transcribe(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return expect(r.Text != "" && r.Usage.InputTokenDetails.AudioTokens > 0, "%s", r.RawJSON())
 }
 
@@ -143,7 +143,7 @@ func transcribeStream(ctx context.Context, c *openai.Client, t *Tape) error {
 	defer s.Close()
 	var last string
 	for s.Next() {
-		t.add(s.Current().RawJSON())
+		t.Add(s.Current().RawJSON())
 		last = s.Current().Type
 	}
 	return first(s.Err(), expect(last == "transcript.text.done", "the last event is %q", last))
@@ -156,7 +156,7 @@ func subtitles(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(srt)
+	t.Add(srt)
 	return expect(strings.HasPrefix(srt, "1\n00:00:00,000 --> "), "%q", srt)
 }
 
@@ -166,7 +166,7 @@ func translate(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return expect(r.Text != "", "%s", r.RawJSON())
 }
 
@@ -174,7 +174,7 @@ func translate(ctx context.Context, c *openai.Client, t *Tape) error {
 func models(ctx context.Context, c *openai.Client, t *Tape) error {
 	list := c.Models.ListAutoPaging(ctx)
 	for list.Next() {
-		t.add(list.Current().ID)
+		t.Add(list.Current().ID)
 	}
 	if err := list.Err(); err != nil {
 		return err
@@ -183,6 +183,6 @@ func models(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(m.ID)
+	t.Add(m.ID)
 	return expect(len(t.Pieces) > 2 && m.Object == "model", "%d models", len(t.Pieces))
 }

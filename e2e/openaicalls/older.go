@@ -8,13 +8,13 @@ import (
 )
 
 var olderCalls = []Call{
-	{"completions", completion},
-	{"completions stream", completionStream},
-	{"embeddings by default", embeddingDefault},
-	{"embeddings as base64", embeddingBase64},
-	{"embeddings as floats", embeddingFloats},
-	{"moderations", moderation},
-	{"rerank", rerank},
+	{Name: "completions", Do: completion},
+	{Name: "completions stream", Do: completionStream},
+	{Name: "embeddings by default", Do: embeddingDefault},
+	{Name: "embeddings as base64", Do: embeddingBase64},
+	{Name: "embeddings as floats", Do: embeddingFloats},
+	{Name: "moderations", Do: moderation},
+	{Name: "rerank", Do: rerank},
 }
 
 func completion(ctx context.Context, c *openai.Client, t *Tape) error {
@@ -24,7 +24,7 @@ func completion(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return expect(len(r.Choices) == 2 && r.Choices[0].Text != "" && r.Usage.TotalTokens > 0, "%+v", r)
 }
 
@@ -35,7 +35,7 @@ func completionStream(ctx context.Context, c *openai.Client, t *Tape) error {
 	defer s.Close()
 	n := 0
 	for s.Next() {
-		t.addChunk(s.Current().RawJSON())
+		addChunk(t, s.Current().RawJSON())
 		n++
 	}
 	return first(s.Err(), expect(n > 1, "%d chunks", n))
@@ -47,7 +47,7 @@ func embed(ctx context.Context, c *openai.Client, t *Tape, p openai.EmbeddingNew
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	for _, e := range r.Data {
 		var sum float64
 		for _, v := range e.Embedding {
@@ -83,7 +83,7 @@ func moderation(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return expect(len(r.Results) == 2 && r.Results[0].Flagged && !r.Results[1].Flagged, "%+v", r.Results)
 }
 
@@ -94,6 +94,6 @@ func rerank(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(string(raw))
+	t.Add(string(raw))
 	return nil
 }

@@ -11,19 +11,19 @@ import (
 )
 
 var responsesCalls = []Call{
-	{"responses", respond},
-	{"responses stream", respondStream},
-	{"responses cut at the limit", respondLimit},
-	{"responses tools", respondTools},
-	{"responses stream of tools", respondStreamTools},
-	{"responses structured output", respondStructured},
-	{"responses with encrypted reasoning", respondReasoning},
-	{"responses stream with reasoning", respondStreamReasoning},
-	{"responses that go on", respondPrevious},
-	{"responses by id", respondByID},
-	{"responses in the background", respondBackground},
-	{"responses input tokens", respondCount},
-	{"responses compact", respondCompact},
+	{Name: "responses", Do: respond},
+	{Name: "responses stream", Do: respondStream},
+	{Name: "responses cut at the limit", Do: respondLimit},
+	{Name: "responses tools", Do: respondTools},
+	{Name: "responses stream of tools", Do: respondStreamTools},
+	{Name: "responses structured output", Do: respondStructured},
+	{Name: "responses with encrypted reasoning", Do: respondReasoning},
+	{Name: "responses stream with reasoning", Do: respondStreamReasoning},
+	{Name: "responses that go on", Do: respondPrevious},
+	{Name: "responses by id", Do: respondByID},
+	{Name: "responses in the background", Do: respondBackground},
+	{Name: "responses input tokens", Do: respondCount},
+	{Name: "responses compact", Do: respondCompact},
 }
 
 func input(text string) responses.ResponseNewParamsInputUnion {
@@ -35,7 +35,7 @@ func create(ctx context.Context, c *openai.Client, t *Tape, p responses.Response
 	if err != nil {
 		return nil, err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return r, first(
 		expect(strings.HasPrefix(r.ID, "resp_"), "id %q", r.ID),
 		expect(r.Usage.TotalTokens > 0 && r.Usage.TotalTokens == r.Usage.InputTokens+r.Usage.OutputTokens, "usage is %+v", r.Usage),
@@ -53,7 +53,7 @@ func followed(ctx context.Context, c *openai.Client, t *Tape, p responses.Respon
 	)
 	for s.Next() {
 		e := s.Current()
-		t.add(e.RawJSON())
+		t.Add(e.RawJSON())
 		if e.SequenceNumber != n {
 			return nil, expect(false, "event %d has the number %d", n, e.SequenceNumber)
 		}
@@ -271,7 +271,7 @@ func respondByID(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(again.RawJSON())
+	t.Add(again.RawJSON())
 	if err := expect(again.RawJSON() == r.RawJSON(), "the response reads %s", again.RawJSON()); err != nil {
 		return err
 	}
@@ -279,13 +279,13 @@ func respondByID(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(items.RawJSON())
+	t.Add(items.RawJSON())
 	// The SDK's own call for this sends a body with a GET.
 	var stream string
 	if err := c.Get(ctx, "responses/"+r.ID, nil, &stream, option.WithQuery("stream", "true"), option.WithQuery("starting_after", "1")); err != nil {
 		return err
 	}
-	t.add(stream)
+	t.Add(stream)
 	if err := first(
 		expect(strings.HasPrefix(stream, "event: response.output_item.added\n"), "the stream begins %.100q", stream),
 		expect(strings.Contains(stream, "\nevent: response.completed\n"), "the stream has no end"),
@@ -304,7 +304,7 @@ func respondBackground(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	if err := expect(r.Status == "queued", "status %s", r.Status); err != nil {
 		return err
 	}
@@ -312,7 +312,7 @@ func respondBackground(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return expect(r.Status == "cancelled", "status %s", r.Status)
 }
 
@@ -323,7 +323,7 @@ func respondCount(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return expect(r.InputTokens > 0, "%d tokens", r.InputTokens)
 }
 
@@ -334,6 +334,6 @@ func respondCompact(ctx context.Context, c *openai.Client, t *Tape) error {
 	if err != nil {
 		return err
 	}
-	t.add(r.RawJSON())
+	t.Add(r.RawJSON())
 	return expect(len(r.Output) == 1 && r.Usage.TotalTokens > 0, "output %+v, usage %+v", r.Output, r.Usage)
 }
