@@ -38,8 +38,19 @@ func (acc *account) ready() bool { return acc.books.Load() != nil }
 // the books open (see use), so they are there.
 func (acc *account) Reserve(r *usage.Record) error { return acc.books.Load().ledger.Reserve(r) }
 
+// Progress books how far an attempt is.
+func (acc *account) Progress(r *usage.Record) { acc.books.Load().ledger.Progress(r) }
+
 // Settle books how an attempt ended.
 func (acc *account) Settle(r *usage.Record) { acc.books.Load().ledger.Settle(r) }
+
+// Correct books an estimate. It may come when the request is over, and the books
+// are closed: they wait for it, but not for long.
+func (acc *account) Correct(was, now *usage.Record) { acc.books.Load().ledger.Correct(was, now) }
+
+// estimates counts the tokens that upstreams do not, for all handlers: its bounds
+// are those of the process.
+var estimates relay.Estimates
 
 func (acc *account) open() error {
 	value, shared, err := openBooks.LoadOrNew(acc.settings.log, func() (caddy.Destructor, error) {
@@ -151,6 +162,7 @@ func (b *books) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	log := slog.Default()
+	waitForEstimates(ctx)
 	if err := b.ledger.Close(ctx); err != nil {
 		log.Warn("floway: closing the ledger; what the store lacks is delivered at the next start", "dir", b.settings.log, "error", err)
 	}
@@ -159,12 +171,22 @@ func (b *books) close() {
 	}
 }
 
+// waitForEstimates waits until what was settled is estimated, for at most half of
+// the time that is left: the rest is for the store. What comes too late leaves the
+// counts by bytes.
+func waitForEstimates(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout/2)
+	defer cancel()
+	_ = estimates.Wait(ctx)
+}
+
 func init() {
 	// At exit requests that outlive the grace period may still hold books open:
 	// what they have settled is delivered, as far as a few seconds go.
 	caddy.OnExit(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
+		waitForEstimates(ctx)
 		openBooks.Range(func(_, value any) bool {
 			if b, ok := value.(*books); ok {
 				_ = b.ledger.Flush(ctx)

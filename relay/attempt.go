@@ -381,7 +381,7 @@ func (c *call) estimation(input, output bool) *estimation {
 	x := &estimation{
 		op: c.req.Call.Op, model: c.model, bytes: size, events: c.answer.EventStream(),
 		input: input, output: output, least: c.answer.Tokens().Output,
-		ledger: c.r.Ledger, done: c.r.Estimated,
+		ledger: c.r.Ledger, done: c.r.Estimated, log: c.r.Log,
 	}
 	if input {
 		x.body, x.room = c.req.Body, c.room.share()

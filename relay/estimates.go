@@ -17,9 +17,6 @@ import (
 // relays may share one; it may be used by many goroutines at once. The zero value
 // is ready.
 type Estimates struct {
-	// Log takes what goes wrong; nothing by default.
-	Log *zap.Logger
-
 	texts   texts
 	skipped atomic.Uint64
 
@@ -54,6 +51,7 @@ type estimation struct {
 	was    usage.Record
 	ledger Ledger
 	done   func(*usage.Record) // Config.Estimated
+	log    *zap.Logger
 
 	op     dialect.Operation
 	model  string
@@ -149,10 +147,8 @@ func (e *Estimates) count(x *estimation, now *usage.Record) {
 		if r := recover(); r != nil {
 			now.Tokens = x.was.Tokens
 			e.skipped.Add(1)
-			if e.Log != nil {
-				e.Log.Error("an attempt could not be estimated; its count by bytes stays",
-					zap.String("request", x.was.Request), zap.Any("panic", r), zap.Stack("stack"))
-			}
+			x.log.Error("an attempt could not be estimated; its count by bytes stays",
+				zap.String("request", x.was.Request), zap.Any("panic", r), zap.Stack("stack"))
 		}
 	}()
 	if x.input {
