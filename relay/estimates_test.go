@@ -59,7 +59,9 @@ func TestEstimates(t *testing.T) {
 	half := strings.Join(strings.SplitAfter(fox, " ")[:6], "")
 	started := message("message_start", `,"message":{"id":"msg_1","model":"claude-x","content":[],"usage":{"input_tokens":77,"cache_read_input_tokens":5,"output_tokens":1}}`)
 	said := message("content_block_delta", `,"index":0,"delta":{"type":"text_delta","text":"`+half+`"}`)
-	withUsage := func(u string) string { return strings.Replace(chatAnswer, `"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}`, `"usage":`+u, 1) }
+	withUsage := func(u string) string {
+		return strings.Replace(chatAnswer, `"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}`, `"usage":`+u, 1)
+	}
 	plain := strings.Replace(chatAnswer, `"content":"hi"`, `"content":"`+fox+`"`, 1)
 	for _, tt := range []struct {
 		name, path, body string
