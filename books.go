@@ -162,7 +162,7 @@ func (b *books) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	log := slog.Default()
-	waitForEstimates(ctx)
+	waitForEstimates(ctx, closeTimeout/2) // the rest of the time is the store's
 	if err := b.ledger.Close(ctx); err != nil {
 		log.Warn("floway: closing the ledger; what the store lacks is delivered at the next start", "dir", b.settings.log, "error", err)
 	}
@@ -171,11 +171,10 @@ func (b *books) close() {
 	}
 }
 
-// waitForEstimates waits until what was settled is estimated, for at most half of
-// the time that is left: the rest is for the store. What comes too late leaves the
-// counts by bytes.
-func waitForEstimates(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, closeTimeout/2)
+// waitForEstimates waits until what was settled is estimated, or the time is over.
+// What comes later leaves the counts by bytes for now.
+func waitForEstimates(ctx context.Context, most time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	_ = estimates.Wait(ctx)
 }
@@ -186,7 +185,7 @@ func init() {
 	caddy.OnExit(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
-		waitForEstimates(ctx)
+		waitForEstimates(ctx, closeTimeout/2) // the rest of the time is the store's
 		openBooks.Range(func(_, value any) bool {
 			if b, ok := value.(*books); ok {
 				_ = b.ledger.Flush(ctx)

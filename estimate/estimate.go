@@ -4,6 +4,7 @@
 package estimate
 
 import (
+	"runtime"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -65,6 +66,7 @@ func (c *Counter) add(piece string) {
 	if err != nil { // the splitter has no time limit, and knows no other error
 		n = (len(piece) + 3) / 4
 	}
+	runtime.Gosched() // whoever waits for a processor has less time
 	c.tokens += float64(n)
 	c.ratio = float64(n) / float64(len(piece))
 	if c.counted += len(piece); c.counted >= exact {
