@@ -38,8 +38,19 @@ func (acc *account) ready() bool { return acc.books.Load() != nil }
 // the books open (see use), so they are there.
 func (acc *account) Reserve(r *usage.Record) error { return acc.books.Load().ledger.Reserve(r) }
 
+// Progress books how far an attempt is.
+func (acc *account) Progress(r *usage.Record) { acc.books.Load().ledger.Progress(r) }
+
 // Settle books how an attempt ended.
 func (acc *account) Settle(r *usage.Record) { acc.books.Load().ledger.Settle(r) }
+
+// Correct books an estimate. It may come when the request is over, and the books
+// are closed: they wait for it, but not for long.
+func (acc *account) Correct(was, now *usage.Record) { acc.books.Load().ledger.Correct(was, now) }
+
+// estimates counts the tokens that upstreams do not, for all handlers: its bounds
+// are those of the process.
+var estimates relay.Estimates
 
 func (acc *account) open() error {
 	value, shared, err := openBooks.LoadOrNew(acc.settings.log, func() (caddy.Destructor, error) {
@@ -151,6 +162,7 @@ func (b *books) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	log := slog.Default()
+	waitForEstimates(ctx, closeTimeout/2) // the rest of the time is the store's
 	if err := b.ledger.Close(ctx); err != nil {
 		log.Warn("floway: closing the ledger; what the store lacks is delivered at the next start", "dir", b.settings.log, "error", err)
 	}
@@ -159,12 +171,21 @@ func (b *books) close() {
 	}
 }
 
+// waitForEstimates waits until what was settled is estimated, or the time is over.
+// What comes later leaves the counts by bytes for now.
+func waitForEstimates(ctx context.Context, most time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	_ = estimates.Wait(ctx)
+}
+
 func init() {
 	// At exit requests that outlive the grace period may still hold books open:
 	// what they have settled is delivered, as far as a few seconds go.
 	caddy.OnExit(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
+		waitForEstimates(ctx, closeTimeout/2) // the rest of the time is the store's
 		openBooks.Range(func(_, value any) bool {
 			if b, ok := value.(*books); ok {
 				_ = b.ledger.Flush(ctx)

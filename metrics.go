@@ -37,18 +37,21 @@ var (
 )
 
 // stateCollector tells values that are read when they are asked for.
-type stateCollector struct{ keys, lag, unrecorded *prometheus.Desc }
+type stateCollector struct{ keys, lag, unrecorded, unestimated *prometheus.Desc }
 
 var states = stateCollector{
 	keys:       prometheus.NewDesc("caddy_floway_keys", "Keys of an upstream by their state.", []string{"upstream", "state"}, nil),
 	lag:        prometheus.NewDesc("caddy_floway_ledger_lag_records", "Records that the store has not yet taken in.", []string{"log"}, nil),
 	unrecorded: prometheus.NewDesc("caddy_floway_unrecorded_total", "Attempts that could not be recorded.", []string{"log"}, nil),
+	unestimated: prometheus.NewDesc("caddy_floway_unestimated_total",
+		"Attempts without a report of usage that are counted by their bytes alone, because too many waited for the tokenizer.", nil, nil),
 }
 
 func (s stateCollector) Describe(out chan<- *prometheus.Desc) {
 	out <- s.keys
 	out <- s.lag
 	out <- s.unrecorded
+	out <- s.unestimated
 }
 
 func (s stateCollector) Collect(out chan<- prometheus.Metric) {
@@ -63,6 +66,7 @@ func (s stateCollector) Collect(out chan<- prometheus.Metric) {
 	for k, n := range counts {
 		out <- prometheus.MustNewConstMetric(s.keys, prometheus.GaugeValue, float64(n), k[0], k[1])
 	}
+	out <- prometheus.MustNewConstMetric(s.unestimated, prometheus.CounterValue, float64(estimates.Skipped()))
 	openBooks.Range(func(key, value any) bool {
 		if b, ok := value.(*books); ok {
 			st := b.ledger.Stats()
@@ -98,6 +102,17 @@ func settled(r *usage.Record) {
 	if r.Final {
 		requestsTotal.WithLabelValues(r.Client, r.Operation, outcome).Inc()
 	}
+	if !r.Estimating { // else when they are estimated: counters cannot go back
+		countTokens(r)
+	}
+	if r.FirstByte > 0 {
+		firstByteSeconds.WithLabelValues(r.Upstream).Observe(r.FirstByte.Seconds())
+	}
+	durationSeconds.WithLabelValues(r.Upstream).Observe(r.Duration.Seconds())
+}
+
+// countTokens counts what an attempt used, once nothing about it changes any more.
+func countTokens(r *usage.Record) {
 	for _, t := range [...]struct {
 		kind string
 		n    int64
@@ -111,8 +126,4 @@ func settled(r *usage.Record) {
 			tokensTotal.WithLabelValues(r.Upstream, t.kind).Add(float64(t.n))
 		}
 	}
-	if r.FirstByte > 0 {
-		firstByteSeconds.WithLabelValues(r.Upstream).Observe(r.FirstByte.Seconds())
-	}
-	durationSeconds.WithLabelValues(r.Upstream).Observe(r.Duration.Seconds())
 }

@@ -52,6 +52,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	c := relay.Config{
 		Retries: relay.DefaultRetries, TryDuration: relay.DefaultTryDuration,
 		Affinity: h.living.affinity, Log: h.logger, Settled: settled,
+		Estimates: &estimates, Estimated: countTokens,
 		NeverSent: dialFailed, BodyStatus: handlerStatus,
 	}
 	if err := h.limits(&c); err != nil {

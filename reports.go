@@ -121,6 +121,7 @@ const freshness = 2 * time.Second
 
 func (b *books) report(ctx context.Context, q usage.Query) (*usage.Result, error) {
 	fresh, cancel := context.WithTimeout(ctx, freshness)
+	waitForEstimates(fresh, freshness/2)
 	_ = b.ledger.Flush(fresh) // else the answer is that of the store as it stands
 	cancel()
 	return q.Run(ctx, b.store, time.Now())

@@ -35,6 +35,8 @@ type Answer struct {
 	Events int
 	// Bytes counts the data of the events, or the bytes of another answer.
 	Bytes int64
+	// Transcript is what the answer says, if it was given room after Reset.
+	Transcript Transcript
 
 	op     Operation
 	events bool
@@ -73,7 +75,8 @@ const maxValue = 64 << 10
 // be kept from the client, who did not ask for it.
 func (a *Answer) Reset(op Operation, events, hide bool) {
 	m, joined := a.m, a.joined[:0]
-	*a = Answer{op: op, events: events, hide: hide, format: formatOf(op), m: m, joined: joined}
+	a.Transcript.Drop()
+	*a = Answer{op: op, events: events, hide: hide, format: formatOf(op), m: m, joined: joined, Transcript: a.Transcript}
 	a.m.reset(a.format.body, a.format.inner, a.format.enter, maxValue)
 }
 
@@ -118,6 +121,13 @@ func (a *Answer) Tokens() usage.Tokens {
 		return a.gemini.tokens()
 	}
 	return a.tokens
+}
+
+// Miscounted says that one of the numbers which the upstream reported cannot be
+// true: it is negative, absurd or no whole number. It was left out.
+func (a *Answer) Miscounted() bool {
+	t := a.Tokens()
+	return t.Anomaly == anomalyAbsurd || t.Anomaly == anomalyFraction
 }
 
 // EstimateOutput guesses the tokens of an answer whose usage was not reported
@@ -165,6 +175,7 @@ const (
 // Feed reads the next piece of an answer that is no event stream.
 func (a *Answer) Feed(p []byte) {
 	a.Bytes += int64(len(p))
+	a.Transcript.piece(p)
 	for len(p) > 0 {
 		switch a.json {
 		case jsonStart:
@@ -324,6 +335,9 @@ func (a *Answer) watch(window []byte) (hidden bool) {
 			a.frame = len(data)
 		}
 	}
+	if a.Content && !hidden && (len(name) == 0 || isDelta(string(name))) {
+		a.Transcript.event(data)
+	}
 	return hidden
 }
 
@@ -436,6 +450,7 @@ const (
 // is read as it passes, until its blank line.
 func (a *Answer) beginLong(window []byte) {
 	a.over, a.long, a.event = true, longEvent{}, event{}
+	a.Transcript.event(nil)
 	a.m.reset(a.format.event, a.format.inner, a.format.enter, maxValue)
 	a.passLong(window)
 }
@@ -509,6 +524,7 @@ func (a *Answer) passLine(p []byte) {
 	case lineData:
 		a.m.feed(p)
 		a.m.keepLoose() // p may be over before the event is
+		a.Transcript.piece(p)
 		a.Bytes += int64(len(p))
 	case lineName:
 		l.nameLen += copy(l.name[l.nameLen:], p)

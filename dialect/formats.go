@@ -359,6 +359,7 @@ func takeGemini(a *Answer, _ []byte) (hidden bool) {
 	if raw := a.m.at(objUsage).raw; isObject(raw) {
 		a.gemini.merge(raw)
 		a.Reported = a.gemini.any
+		note(&a.tokens, a.gemini.anomaly)
 	}
 	if a.fail(a.m.at(objError).raw) {
 		a.Terminal = true
@@ -460,6 +461,8 @@ func (a *Answer) takeOpenAI(raw []byte) bool {
 	if ok {
 		t.Tier = a.tokens.Tier
 		a.tokens, a.Reported = t, true
+	} else {
+		note(&a.tokens, t.Anomaly)
 	}
 	return ok
 }
@@ -468,5 +471,6 @@ func (a *Answer) takeMessages(raw []byte) {
 	if isObject(raw) {
 		a.messages.merge(raw)
 		a.Reported = a.messages.any
+		note(&a.tokens, a.messages.anomaly)
 	}
 }

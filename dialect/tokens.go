@@ -14,6 +14,12 @@ import (
 // of the upstream.
 const maxCount = 1 << 40
 
+// What is wrong with numbers that are not taken.
+const (
+	anomalyFraction = "a count is not a whole number"
+	anomalyAbsurd   = "a count is negative or absurd"
+)
+
 // counts reads the numbers of one usage object.
 type counts struct {
 	m       members
@@ -34,10 +40,10 @@ func (c *counts) count(i int) (int64, bool) {
 	n, ok := number(v.raw)
 	switch {
 	case !ok:
-		noteFirst(&c.anomaly, "a count is not a whole number")
+		noteFirst(&c.anomaly, anomalyFraction)
 		return 0, false
 	case n < 0 || n > maxCount:
-		noteFirst(&c.anomaly, "a count is negative or absurd")
+		noteFirst(&c.anomaly, anomalyAbsurd)
 		return 0, false
 	}
 	return n, true

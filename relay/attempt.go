@@ -86,12 +86,16 @@ func (c *call) reserve() *dialect.Error {
 		RequestBytes: int64(len(c.body)),
 	}
 	if c.r.Ledger != nil {
+		if billed(c.req.Call.Op) { // should nobody ever know more
+			rec.Tokens.Input = c.req.EstimateInput()
+		}
 		if err := c.r.Ledger.Reserve(rec); err != nil {
 			return &dialect.Error{
 				Fault: dialect.Unavailable, Code: "accounting_unavailable",
 				Message: "the account of requests cannot be kept at the moment; try again later",
 			}
 		}
+		rec.Tokens.Input = 0
 	}
 	c.settlePending(false)
 	c.trace.Attempts++
@@ -307,14 +311,30 @@ func (c *call) settle(final bool) {
 	if c.r.Settled != nil {
 		c.r.Settled(c.rec)
 	}
+	if c.due != nil {
+		c.due.was = *c.rec
+		c.r.Estimates.add(c.due)
+		c.due = nil
+	}
 }
 
-// count fills in what an attempt used that was sent and not refused.
+// count fills in what an attempt used that was sent and not refused. What nobody
+// reported is counted by bytes, and soon by the tokenizer.
 func (c *call) count() {
-	a, rec, op := &c.answer, c.rec, c.op
 	if c.answered {
-		rec.Answered = a.Model
+		c.rec.Answered = c.answer.Model
 	}
+	input, output := c.reckon(c.rec)
+	if (input || output) && c.r.Ledger != nil {
+		c.due = c.estimation(input, output)
+		c.rec.Estimating = c.due != nil
+	}
+}
+
+// reckon fills in what the attempt used as far as it is known. It returns whether the
+// prompt and the answer were counted by bytes and are to be counted better.
+func (c *call) reckon(rec *usage.Record) (input, output bool) {
+	a, op := &c.answer, c.op
 	switch {
 	case !billed(op):
 		rec.Source = usage.Upstream
@@ -324,19 +344,68 @@ func (c *call) count() {
 	case !c.answered || rec.Outcome != usage.Served && !a.Content && !a.Reported:
 		rec.Source = usage.Unknown
 		rec.Tokens.Input = c.req.EstimateInput()
-	case a.Reported && (a.Finished || rec.Outcome == usage.Served):
-		rec.Tokens, rec.Source = a.Tokens(), usage.Upstream
 	case a.Reported:
-		// Cut: what was reported so far stays, the rest is estimated.
-		rec.Tokens, rec.Source, rec.Partial = a.Tokens(), usage.Estimated, true
-		rec.Tokens.Output = max(rec.Tokens.Output, a.EstimateOutput())
-	default:
-		rec.Source, rec.Estimating = usage.Estimated, true
-		rec.Tokens.Input = c.req.EstimateInput()
-		if writes(op) {
-			rec.Tokens.Output = a.EstimateOutput()
+		// What was reported stays. Of an answer that was cut the rest is estimated,
+		// and what cannot be true.
+		rec.Tokens, rec.Source = a.Tokens(), usage.Upstream
+		cut := !a.Finished && rec.Outcome != usage.Served
+		input = a.Miscounted() && rec.Tokens.InputTotal() == 0
+		output = writes(op) && (cut || a.Miscounted() && rec.Tokens.Output == 0)
+		if cut || input || output {
+			rec.Source, rec.Partial = usage.Estimated, true
 		}
+	default:
+		rec.Tokens, rec.Source = usage.Tokens{Anomaly: a.Tokens().Anomaly}, usage.Estimated
+		input, output = true, writes(op)
 	}
+	if input {
+		rec.Tokens.Input = c.req.EstimateInput()
+	}
+	if output {
+		rec.Tokens.Output = max(rec.Tokens.Output, a.EstimateOutput())
+	}
+	return input, output
+}
+
+// estimation is the attempt's texts, for the tokenizer; nil if there is no room for
+// them.
+func (c *call) estimation(input, output bool) *estimation {
+	e := c.r.Estimates
+	size := int64(estimationSize)
+	if input {
+		size += int64(len(c.req.Body))
+	}
+	if !e.admit(size) {
+		return nil
+	}
+	x := &estimation{
+		op: c.req.Call.Op, model: c.model, bytes: size, events: c.answer.EventStream(),
+		input: input, output: output, least: c.answer.Tokens().Output,
+		ledger: c.r.Ledger, done: c.r.Estimated, log: c.r.Log,
+	}
+	if input {
+		x.body, x.room = c.req.Body, c.room.share()
+	}
+	if output {
+		x.script = c.answer.Transcript.Move()
+	}
+	return x
+}
+
+// noteEvery is how often the ledger is told how far a long attempt is, so that a
+// crash does not leave less of it.
+const noteEvery = 10 * time.Second
+
+// noteProgress tells the ledger how far the attempt is, if it is time.
+func (c *call) noteProgress(now time.Duration) {
+	if now < c.noteAt || !c.open || c.r.Ledger == nil {
+		return
+	}
+	c.noteAt = now + noteEvery
+	so := *c.rec
+	c.reckon(&so)
+	so.Duration = c.r.Now().Sub(so.Start)
+	c.r.Ledger.Progress(&so)
 }
 
 // billed says whether answers to the operation cost tokens.

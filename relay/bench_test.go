@@ -148,6 +148,8 @@ type benchLedger struct{}
 
 func (benchLedger) Reserve(*usage.Record) error { return nil }
 func (benchLedger) Settle(*usage.Record)        {}
+func (benchLedger) Progress(*usage.Record)      {}
+func (benchLedger) Correct(_, _ *usage.Record)  {}
 
 type benchTransport struct {
 	header http.Header

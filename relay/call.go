@@ -82,9 +82,11 @@ type passage struct {
 	credential provider.Credential
 	rec        *usage.Record // one of recs
 	recs       [2]usage.Record
-	open       bool // reserved and not yet settled
-	answered   bool // with success: answer is about this attempt
-	proved     bool // the key was reported to serve
+	open       bool          // reserved and not yet settled
+	due        *estimation   // to be handed over when it is settled
+	noteAt     time.Duration // when the ledger is told how far it is; since epoch
+	answered   bool          // with success: answer is about this attempt
+	proved     bool          // the key was reported to serve
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
 	sentAt     time.Time

@@ -33,6 +33,9 @@ func (c *call) deliver(res *http.Response) (o outcome, done bool) {
 	events := isType(kind, "text/event-stream")
 	c.answer.Reset(c.op, events, c.asked)
 	c.answered, c.unreadable, c.gathered = true, false, c.gathered[:0]
+	if c.r.Ledger != nil && writes(c.op) {
+		c.answer.Transcript.Room = &c.r.Estimates.texts
+	}
 	if c.way = nil; c.translated != nil {
 		c.way = c.translated.Answer(events)
 	}
@@ -45,7 +48,7 @@ func (c *call) deliver(res *http.Response) (o outcome, done bool) {
 	n := 0         // bytes in the window
 	for {
 		if (flows || gathers) && !c.answer.Terminal {
-			d.arm(c.idle())
+			c.noteProgress(d.arm(c.idle()))
 		}
 		d.reading.Store(true)
 		m, err := src.Read(d.window[n:])

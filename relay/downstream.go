@@ -63,10 +63,12 @@ const (
 var epoch = time.Now()
 
 // arm sets the timer. A call of it that is already under way finds that it is not
-// meant any more.
-func (d *downstream) arm(wait time.Duration) {
-	d.due.Store(int64(time.Since(epoch) + wait))
+// meant any more. It returns the time since epoch.
+func (d *downstream) arm(wait time.Duration) (now time.Duration) {
+	now = time.Since(epoch)
+	d.due.Store(int64(now + wait))
 	d.timer.Reset(wait)
+	return now
 }
 
 // startWatchdog starts the watchdog over an attempt.
@@ -74,7 +76,7 @@ func (c *call) startWatchdog(d time.Duration) {
 	if c.down == nil {
 		c.down = new(downstream)
 	}
-	c.down.start(c, d)
+	c.noteAt = c.down.start(c, d) + noteEvery
 }
 
 // stopWatchdog ends the attempt for the watchdog. One that is just about to act
@@ -93,7 +95,7 @@ func (c *call) idle() time.Duration {
 	return DefaultIdle
 }
 
-func (d *downstream) start(c *call, wait time.Duration) {
+func (d *downstream) start(c *call, wait time.Duration) (now time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.phase, d.call = waiting, c
@@ -101,7 +103,7 @@ func (d *downstream) start(c *call, wait time.Duration) {
 	if d.timer == nil {
 		d.timer = time.AfterFunc(wait, d.bark)
 	}
-	d.arm(wait)
+	return d.arm(wait)
 }
 
 func (d *downstream) stop() bool {

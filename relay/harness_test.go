@@ -58,10 +58,13 @@ type books struct {
 	seq     uint64
 	open    map[uint64]string
 	settled []usage.Record
+	due     map[uint64]usage.Record // settled as estimating, and not yet corrected
+	fixed   []usage.Record          // corrected
+	noted   []usage.Record          // progress
 }
 
 func newBooks(t testing.TB) *books {
-	b := &books{t: t, open: map[uint64]string{}}
+	b := &books{t: t, open: map[uint64]string{}, due: map[uint64]usage.Record{}}
 	t.Cleanup(b.check)
 	return b
 }
@@ -94,6 +97,33 @@ func (b *books) Settle(r *usage.Record) {
 	}
 	delete(b.open, r.Seq)
 	b.settled = append(b.settled, *r)
+	if r.Estimating {
+		b.due[r.Seq] = *r
+	}
+}
+
+func (b *books) Progress(r *usage.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.open[r.Seq] != fmt.Sprint(r.Request, " ", r.Attempt) {
+		b.t.Errorf("progress of what is not open: %+v", r)
+	}
+	b.noted = append(b.noted, *r)
+}
+
+func (b *books) Correct(was, now *usage.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if settled, ok := b.due[was.Seq]; !ok || settled != *was {
+		b.t.Errorf("correction of what is not due: %+v, settled was %+v", was, settled)
+	}
+	want := *was
+	want.Tokens, want.Estimating = now.Tokens, false
+	if *now != want {
+		b.t.Errorf("correction of more than tokens: %+v to %+v", was, now)
+	}
+	delete(b.due, was.Seq)
+	b.fixed = append(b.fixed, *now)
 }
 
 func (b *books) check() {
@@ -101,6 +131,9 @@ func (b *books) check() {
 	defer b.mu.Unlock()
 	for _, what := range b.open {
 		b.t.Errorf("never settled: %s", what)
+	}
+	for _, r := range b.due {
+		b.t.Errorf("never estimated: %+v", r)
 	}
 	attempts, final := map[string]int{}, map[string]int{}
 	for _, r := range b.settled {
@@ -392,6 +425,11 @@ func (s *setup) make() (*Relay, *books, *observer.ObservedLogs) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.t.Cleanup(func() {
+		if err := r.Estimates.Wait(context.Background()); err != nil || r.Estimates.texts.held.Load() != 0 {
+			s.t.Errorf("%d bytes of texts are still held (%v)", r.Estimates.texts.held.Load(), err)
+		}
+	})
 	return r, b, logs
 }
 

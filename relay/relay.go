@@ -38,8 +38,13 @@ type Ledger interface {
 	// Reserve writes that the attempt is about to be sent. An error means that
 	// it must not be: the account could not be kept.
 	Reserve(*usage.Record) error
+	// Progress writes how far a long attempt is.
+	Progress(*usage.Record)
 	// Settle writes how the attempt ended, once for each Reserve.
 	Settle(*usage.Record)
+	// Correct replaces what was settled by an estimate, once for each Settle of a
+	// record that is Estimating. It may come when the request is long over.
+	Correct(was, now *usage.Record)
 }
 
 // Upstream is one configured account at a provider.
@@ -121,9 +126,12 @@ type Config struct {
 	Ledger               Ledger
 	Affinity             *Affinity
 	Log                  *zap.Logger
-	// Settled, if set, is told of every attempt that has ended. The record is
-	// the relay's: it must not be kept.
-	Settled func(*usage.Record)
+	// Estimates counts what upstreams do not; nil for one of the relay's own.
+	Estimates *Estimates
+	// Settled, if set, is told of every attempt that has ended, and Estimated of
+	// those that were Estimating then, when they no longer are. The record is the
+	// relay's: it must not be kept.
+	Settled, Estimated func(*usage.Record)
 	// BodyStatus, if set, translates errors of reading a request's body that
 	// other handlers cause into a status.
 	BodyStatus func(error) (status int, ok bool)
@@ -166,6 +174,9 @@ func New(c Config) (*Relay, error) {
 	}
 	if r.Affinity == nil {
 		r.Affinity = NewAffinity()
+	}
+	if r.Estimates == nil {
+		r.Estimates = new(Estimates)
 	}
 	for _, u := range c.Upstreams {
 		if r.byName[u.Name] != nil {

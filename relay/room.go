@@ -48,10 +48,17 @@ func (r *room) release() {
 	}
 }
 
+// share returns the room to one more who has to release it.
+func (r *room) share() *room {
+	if r != nil {
+		r.holders.Add(1)
+	}
+	return r
+}
+
 // reader returns a body that lies in the room and holds it until it is closed.
 func (r *room) reader(body []byte) *roomReader {
-	r.holders.Add(1)
-	return &roomReader{Reader: *bytes.NewReader(body), room: r}
+	return &roomReader{Reader: *bytes.NewReader(body), room: r.share()}
 }
 
 type roomReader struct {

@@ -32,10 +32,11 @@ var layers = map[string]layer{
 		"access", "dashboard", "dialect", "keypool", "provider", "relay", "usage", "usage/boltstore", "usage/redisstore",
 	}},
 	"dashboard":        {imports: []string{"access", "keypool", "usage"}},
-	"relay":            {imports: []string{"access", "dialect", "keypool", "provider", "usage"}},
+	"relay":            {imports: []string{"access", "dialect", "estimate", "keypool", "provider", "usage"}},
 	"provider":         {imports: []string{"dialect"}},
 	"dialect":          {imports: []string{"usage"}},
 	"access":           {},
+	"estimate":         {},
 	"keypool":          {standard: true},
 	"usage":            {standard: true},
 	"usage/boltstore":  {imports: []string{"usage"}},
@@ -48,6 +49,7 @@ var reserved = map[string][]string{
 	"github.com/caddyserver/": {"", "cmd"},
 	"github.com/redis/":       {"usage/redisstore"},
 	"go.etcd.io/bbolt":        {"usage/boltstore"},
+	"github.com/tiktoken-go/": {"estimate"},
 }
 
 func TestImportsRunOneWay(t *testing.T) {
