@@ -144,11 +144,14 @@ func (r *Relay) Serve(w http.ResponseWriter, in *http.Request, found *dialect.Ca
 		return
 	}
 	trace.Model = c.req.Model
-	if e := c.find(); e != nil {
+	switch e := c.find(); {
+	case e == errCountedHere:
+		c.countHere()
+	case e != nil:
 		c.refuse(e)
-		return
+	default:
+		c.loop()
 	}
-	c.loop()
 }
 
 // till is where every call ends, whichever way it left.
@@ -236,6 +239,9 @@ func (c *call) begin(targets []target) {
 func (c *call) noTarget(q *lookup) *dialect.Error {
 	q.op = dialect.None
 	if any, _ := c.r.resolve(q, nil); len(any) > 0 {
+		if translate.KindOf(c.req.Call.Op) == translate.Counting {
+			return errCountedHere
+		}
 		return &dialect.Error{
 			Fault: dialect.NoModel, Param: "model",
 			Message: "no upstream that serves the model " + quoted(c.req.Model) + " offers " + c.req.Call.Op.String(),

@@ -92,6 +92,10 @@ func (c *call) giveUp(err error) {
 		return
 	}
 	c.settlePending(true)
+	if c.countsAnyway() {
+		c.countHere()
+		return
+	}
 	var none *keypool.Unavailable
 	known := errors.As(err, &none)
 	if c.missing != nil {
