@@ -19,6 +19,10 @@ import (
 // chatNames: what OpenAI takes for the name of a function.
 var chatNames = nameRule{most: 64}
 
+// maxChatList bounds the tools of a request, the names in a choice and the calls
+// in a message: they are compared with each other. OpenAI takes 128 tools.
+const maxChatList = 2048
+
 // maxChatID is the longest id of a call that OpenAI takes.
 const maxChatID = 40
 
@@ -148,6 +152,10 @@ func (c *Conversation) readChat(s *source) {
 	})
 	switch {
 	case s.err != nil:
+	case len(c.Tools) > maxChatList:
+		s.failWith(bad("tools", "the field tools has more than %d elements", maxChatList))
+	case len(c.Choice.Only) > maxChatList:
+		s.failWith(bad(choice, "the field %s names more than %d tools", choice, maxChatList))
 	case !asked:
 		s.failWith(bad("messages", "the field messages is required"))
 	case len(c.System)+len(c.Turns) == 0:
@@ -534,6 +542,9 @@ func (c *Conversation) addChatMessage(m *chatMessage, field string) error {
 				return err
 			}
 		}
+		if len(m.calls) > maxChatList {
+			return bad(field+".tool_calls", "the field %s.tool_calls has more than %d elements", field, maxChatList)
+		}
 		t.Role = Assistant
 		t.Parts = append(chatThoughts(m.thoughts, m.opaque, field), m.parts...)
 		if m.refusal != "" {
@@ -913,11 +924,7 @@ func (r *Request) writeChat() error {
 		return nil
 	}
 	if c.MaxTokens > 0 {
-		name := r.o.MaxTokensName
-		if name == "" {
-			name = "max_completion_tokens"
-		}
-		w.intMember(name, c.MaxTokens)
+		w.intMember(r.maxTokensName(), c.MaxTokens)
 	}
 	if len(c.Stop) > 0 {
 		w.name("stop")
@@ -954,6 +961,20 @@ func (r *Request) writeChat() error {
 	}
 	w.shut('}')
 	return nil
+}
+
+// maxTokensName is the member that bounds the answer. OpenAI's models that think
+// take only the newer one, and many servers of others only the older, or worse:
+// they take no notice of the newer one.
+func (r *Request) maxTokensName() string {
+	thinking, plain := openAIModel(r.o.Model)
+	switch {
+	case r.o.MaxTokensName != "":
+		return r.o.MaxTokensName
+	case thinking || plain:
+		return "max_completion_tokens"
+	}
+	return "max_tokens"
 }
 
 // takes says whether the upstream takes a member of the request. Where it does
@@ -1029,7 +1050,7 @@ func (r *Request) writeChatSampling() {
 // temperature and its like, the plain ones refuse an effort. Of other models
 // neither is known.
 func openAIModel(name string) (thinking, plain bool) {
-	name = name[strings.LastIndexByte(name, '/')+1:]
+	name = strings.TrimPrefix(name[strings.LastIndexByte(name, '/')+1:], "ft:")
 	if strings.HasPrefix(name, "chatgpt-") {
 		return false, true
 	}

@@ -89,7 +89,7 @@ func TestChatRequestRoundTrip(t *testing.T) {
   {"type":"function","function":{"name":"g"}}],
  "tool_choice":{"type":"function","function":{"name":"g"}},"parallel_tool_calls":false,
  "response_format":{"type":"json_schema","json_schema":{"name":"n","description":"d","schema":{"type":"object"},"strict":false}},
- "max_completion_tokens":100,"stop":["a","b"],"temperature":0.70,"top_p":1,"presence_penalty":0.5,"frequency_penalty":-0.5,"seed":7,
+ "max_tokens":100,"stop":["a","b"],"temperature":0.70,"top_p":1,"presence_penalty":0.5,"frequency_penalty":-0.5,"seed":7,
  "reasoning_effort":"high","logit_bias":{"50256":-100},"verbosity":"low","prompt_cache_key":"k","user":"u-1","service_tier":"flex",
  "stream":true,"stream_options":{"include_usage":true}}`,
 		},
@@ -101,7 +101,7 @@ func TestChatRequestRoundTrip(t *testing.T) {
  {"role":"assistant","content":null,"tool_calls":[{"id":"call_fw1x0","type":"function","function":{"name":"f","arguments":"{}"}}]},
  {"role":"tool","tool_call_id":"call_fw1x0","content":"42"}],
  "tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object"}}}],
- "tool_choice":{"type":"function","function":{"name":"f"}},"parallel_tool_calls":false,"max_completion_tokens":5,"stop":["x"],"user":"u"}`,
+ "tool_choice":{"type":"function","function":{"name":"f"}},"parallel_tool_calls":false,"max_tokens":5,"stop":["x"],"user":"u"}`,
 		},
 		"nulls are absent": {
 			`{"model":"m","messages":[{"role":"user","content":"hi","name":null},{"role":"assistant","content":"ho","refusal":null,"tool_calls":null,"function_call":null,"audio":null,"annotations":[],"reasoning_content":null}],
@@ -250,11 +250,14 @@ func TestChatBadRequests(t *testing.T) {
 		{with(`"reasoning_effort":"heroic"`), "reasoning_effort"},
 		{with(`"reasoning_effort":5`), "reasoning_effort"},
 		{with(`"stream_options":[]`), "stream_options"},
+		{with(`"tools":[` + strings.Repeat(`{"type":"function","function":{"name":"f"}},`, maxChatList) + `{"type":"function","function":{"name":"f"}}]`), "tools"},
+		{message(`{"role":"assistant","tool_calls":[` + strings.Repeat(`{"id":"a","function":{"name":"f"}},`, maxChatList) + `{"id":"a","function":{"name":"f"}}]}`), "messages[1].tool_calls"},
+		{with(`"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[` + strings.Repeat(`{"name":"f"},`, maxChatList) + `{"name":"f"}]}}`), "tool_choice"},
 	} {
 		_, err := readChatBody(t, c.body)
 		var b *dialect.BadRequest
 		if !errors.As(err, &b) || b.Param != c.param || b.Message == "" {
-			t.Errorf("%s\ngot %#v, want an error about %q", c.body, err, c.param)
+			t.Errorf("%.400s\ngot %#v, want an error about %q", c.body, err, c.param)
 		}
 	}
 }
@@ -304,10 +307,10 @@ func TestChatUpstreamsDiffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, out := writeChatBody(t, conv, Options{MaxTokensName: "max_tokens", NoStreamOptions: true, ReasoningName: "reasoning_content", Omit: []string{"prompt_cache_key", "reasoning_effort"}})
+	r, out := writeChatBody(t, conv, Options{MaxTokensName: "most", NoStreamOptions: true, ReasoningName: "reasoning_content", Omit: []string{"prompt_cache_key", "reasoning_effort"}})
 	sameJSON(t, out, `{"model":"up","messages":[{"role":"user","content":"hi"},
  {"role":"assistant","content":null,"reasoning_content":"hm","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"a","content":""},
- {"role":"assistant","content":"ho"},{"role":"user","content":"go"}],"max_tokens":9,"verbosity":"low","stream":true}`)
+ {"role":"assistant","content":"ho"},{"role":"user","content":"go"}],"most":9,"verbosity":"low","stream":true}`)
 	if want := []string{"reasoning_effort", "prompt_cache_key"}; !slices.Equal(r.Dropped, want) {
 		t.Errorf("dropped %v, want %v", r.Dropped, want)
 	}
@@ -395,7 +398,7 @@ func TestChatForeignRequests(t *testing.T) {
  "tools":[{"type":"function","function":{"name":%[1]q,"parameters":%[2]s,"strict":true}},{"type":"function","function":{"name":"g","parameters":%[3]s,"strict":false}},{"type":"function","function":{"name":"ns_g"}}],
  "tool_choice":{"type":"function","function":{"name":%[1]q}},"parallel_tool_calls":false,
  "response_format":{"type":"json_schema","json_schema":{"name":"response","schema":%[3]s,"strict":false}},
- "max_completion_tokens":7,"reasoning_effort":"medium","user":%[4]q,"service_tier":"default"}`, name, closed, open, chatUser(c.EndUser)))
+ "max_tokens":7,"reasoning_effort":"medium","user":%[4]q,"service_tier":"default"}`, name, closed, open, chatUser(c.EndUser)))
 	if !chatNames.allowed(name) || len(chatUser(c.EndUser)) != 64 {
 		t.Errorf("%q, %q", name, chatUser(c.EndUser))
 	}
@@ -442,13 +445,16 @@ func TestTrap51_LimitIsKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range []string{"max_tokens", ""} {
-			_, out := writeChatBody(t, conv, Options{MaxTokensName: name})
-			if name == "" {
-				name = "max_completion_tokens"
-			}
-			if !strings.Contains(out, `"`+name+`":5`) {
-				t.Errorf("%s: %s", in, out)
+		for _, u := range []struct{ model, name, want string }{
+			{"llama3", "", "max_tokens"},
+			{"gpt-5", "", "max_completion_tokens"},
+			{"gpt-4o", "", "max_completion_tokens"},
+			{"ft:o4-mini:a", "", "max_completion_tokens"},
+			{"llama3", "max_completion_tokens", "max_completion_tokens"},
+			{"gpt-5", "max_tokens", "max_tokens"},
+		} {
+			if _, out := writeChatBody(t, conv, Options{Model: u.model, MaxTokensName: u.name}); !strings.Contains(out, `"`+u.want+`":5`) {
+				t.Errorf("%s, %v: %s", in, u, out)
 			}
 		}
 	}

@@ -1,9 +1,6 @@
 package translate
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // strictSchema says whether a schema is within what OpenAI's strict mode takes:
 // objects without further members, all of whose members are required.
@@ -21,7 +18,7 @@ func strictNode(s *source, depth int) bool {
 		return false
 	}
 	strict, object, closed := true, depth == 0, false
-	var members, required []string
+	members, required := []string(nil), map[string]bool{}
 	node := func() { strict = strictNode(s, depth+1) && strict }
 	s.object(func(name []byte) {
 		switch string(name) {
@@ -34,7 +31,7 @@ func strictNode(s *source, depth int) bool {
 				node()
 			})
 		case "required":
-			s.list(func(int) { required = append(required, s.string()) })
+			s.list(func(int) { required[s.string()] = true })
 		case "additionalProperties":
 			closed = string(s.raw()) == "false"
 		case "items":
@@ -51,7 +48,7 @@ func strictNode(s *source, depth int) bool {
 		}
 	})
 	for _, m := range members {
-		strict = strict && slices.Contains(required, m)
+		strict = strict && required[m]
 	}
 	return strict && (!object || closed)
 }

@@ -28,8 +28,9 @@ type Options struct {
 	NoStreamOptions bool
 	// NoState: the upstream refused sealed reasoning that it had made itself.
 	NoState bool
-	// MaxTokensName is the member that bounds an answer in Chat Completions:
-	// max_tokens at most compatible servers; empty for max_completion_tokens.
+	// MaxTokensName is the member that bounds an answer in Chat Completions; empty
+	// for max_completion_tokens where the model is one of OpenAI's by its name, and
+	// max_tokens where it is not.
 	MaxTokensName string
 	// ReasoningName is the member of an assistant's message in which an upstream
 	// of Chat Completions wants its reasoning back, as DeepSeek does in
