@@ -173,19 +173,16 @@ func (s *source) string() string {
 // scratch memory, which the next string with escapes overwrites.
 func (s *source) bytes() []byte {
 	start := s.at + 1
-	i := start
-	for {
-		n := bytes.IndexByte(s.in[i:], '"')
-		if n < 0 {
-			s.malformed()
-			return nil
-		}
-		if m := bytes.IndexByte(s.in[i:i+n], '\\'); m >= 0 {
-			return s.escaped(start, i+m)
-		}
-		s.at = i + n + 1
-		return s.in[start : i+n]
+	n := bytes.IndexByte(s.in[start:], '"')
+	if n < 0 {
+		s.malformed()
+		return nil
 	}
+	if m := bytes.IndexByte(s.in[start:start+n], '\\'); m >= 0 {
+		return s.escaped(start, start+m)
+	}
+	s.at = start + n + 1
+	return s.in[start : start+n]
 }
 
 // escaped reads on in a string whose first escape is at i.
