@@ -219,6 +219,10 @@ func TestDecodeResponsesWhole(t *testing.T) {
 			body: responsesObject("completed", `{"type":"web_search_call","id":"ws"},{"type":"reasoning","id":"r","summary":[],"content":[{"type":"reasoning_text","text":"t"}]},null,`+msgItem, ""),
 			want: reply{reason: Stop, parts: []Part{{Kind: Thought, Text: "t"}, {Kind: Text, Text: "Hi you"}}},
 		},
+		{ // of a summary and the content of reasoning one is enough
+			body: responsesObject("completed", `{"type":"reasoning","id":"r","summary":[{"type":"summary_text","text":"s"}],"content":[{"type":"reasoning_text","text":"c"},{"type":"reasoning_text","text":"d"}]}`, ""),
+			want: reply{reason: Stop, parts: []Part{{Kind: Thought, Text: "s"}}},
+		},
 		{ // ids that are missing or repeated
 			body: responsesObject("completed", `{"type":"function_call","name":"f","arguments":"{}"},`+fcItem+`,`+fcItem, ""),
 			want: reply{reason: Calls, parts: []Part{

@@ -254,7 +254,7 @@ func TestReadResponsesPolicy(t *testing.T) {
 		{more: `"input":[{"role":"user","content":"Hi"},{"role":"assistant","content":[{"type":"output_text","text":"Hi","annotations":[{"type":"url_citation"}]}]}]`, dropped: "input[1].content[0].annotations"},
 		{more: `"input":[{"type":"ghost"},{"role":"user","content":"Hi"}]`, dropped: "input[0]"},
 		{more: `"prompt_cache_retention":"24h","prompt_cache_options":{}`, to: dialect.Messages, dropped: "prompt_cache_retention,prompt_cache_options"},
-		{more: `"user":"u","top_logprobs":2`, to: dialect.Messages, refused: "top_logprobs"},
+		{more: `"user":"u","top_logprobs":2`, to: dialect.Chat, refused: "top_logprobs"},
 		{more: `"context_management":[{"type":"compaction"}]`, dropped: "context_management"},
 		{more: f, dropped: "tools[1]"},
 		{more: f + `,"tool_choice":"required"`, dropped: "tools[1]"},
@@ -280,8 +280,13 @@ func TestReadResponsesPolicy(t *testing.T) {
 			t.Errorf("%s: dropped %q, error %v", tt.more, got, err)
 		}
 	}
+	// Of the tools that are left, none was allowed.
+	c := responsesRead(t, responsesBody(f+`,"tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"web_search"}]}`))
+	if c.Choice.Mode != None || len(c.Choice.Only) > 0 {
+		t.Errorf("the choice is %+v", c.Choice)
+	}
 	// However many fields are advice, what is refused behind them is found.
-	c := responsesRead(t, responsesBody(`"input":[`+strings.Repeat(`{"type":"web_search_call"},`, 2000)+`{"id":"msg_1"}]`))
+	c = responsesRead(t, responsesBody(`"input":[`+strings.Repeat(`{"type":"web_search_call"},`, 2000)+`{"id":"msg_1"}]`))
 	if err := (&Request{c: c, to: dialect.Chat}).applyRules(); err == nil {
 		t.Error("a reference behind many calls is not refused")
 	}
@@ -551,7 +556,7 @@ func TestWriteResponses(t *testing.T) {
 			},
 		},
 		{
-			name: "a tier that is not known", c: Conversation{Turns: []Turn{user}, Tier: "strange"},
+			name: "a tier of another service", c: Conversation{Turns: []Turn{user}, Tier: "strange"},
 			want:    map[string]string{"service_tier": ""},
 			dropped: "service_tier",
 		},
@@ -567,6 +572,13 @@ func TestWriteResponses(t *testing.T) {
 			o := responsesOptions()
 			if tt.model != "" {
 				o.Model = tt.model
+			}
+			if tt.c.Temperature != "" {
+				tt.c.use(temperature, "temperature")
+				tt.c.use(topP, "top_p")
+			}
+			if tt.c.Tier != "" {
+				tt.c.use(serviceTier, "service_tier")
 			}
 			r, got := responsesWrite(t, &tt.c, o)
 			for name, want := range tt.want {

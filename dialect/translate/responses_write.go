@@ -48,12 +48,12 @@ func (r *Request) writeResponses() error {
 		}
 		w.intMember("max_output_tokens", max(c.MaxTokens, responsesMinTokens))
 	}
-	if family := responsesFamily(r.o.Model); family == sampling || family == anyModel {
+	if thinking, _ := openAIModel(r.o.Model); thinking && c.Reasoning.Effort != "none" {
+		r.dropUsed(temperature)
+		r.dropUsed(topP)
+	} else {
 		w.numberIf("temperature", c.Temperature)
 		w.numberIf("top_p", c.TopP)
-	} else {
-		r.dropGiven(c.Temperature != "", temperature, "temperature")
-		r.dropGiven(c.TopP != "", topP, "top_p")
 	}
 	if thinks {
 		w.name("include")
@@ -88,55 +88,6 @@ func responsesKey(key string, hash bool) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// dropGiven names what a model does not take, as the client wrote it.
-func (r *Request) dropGiven(given bool, f feature, otherwise string) {
-	if !given {
-		return
-	}
-	for _, u := range r.c.used {
-		if u.feature == f {
-			r.drop(u.field)
-			return
-		}
-	}
-	r.drop(otherwise)
-}
-
-// family says which parameters a model takes.
-type family uint8
-
-const (
-	anyModel  family = iota // not known: everything is left to the upstream
-	sampling                // temperature and top_p, no reasoning
-	reasoning               // reasoning, no temperature or top_p
-)
-
-// responsesFamilies go by the names of OpenAI's models. Its reasoning models refuse
-// temperature and top_p, its others refuse reasoning.
-var responsesFamilies = []struct {
-	prefix string
-	family family
-}{
-	{"gpt-3", sampling},
-	{"gpt-4", sampling},
-	{"chatgpt-", sampling},
-	{"gpt-5-chat", sampling},
-	{"gpt-5", reasoning},
-	{"o1", reasoning},
-	{"o3", reasoning},
-	{"o4", reasoning},
-}
-
-func responsesFamily(model string) family {
-	name := model[strings.LastIndexByte(model, '/')+1:]
-	for _, f := range responsesFamilies {
-		if strings.HasPrefix(name, f.prefix) {
-			return f.family
-		}
-	}
-	return anyModel
-}
-
 // responsesReasoning writes how much to think and says whether to ask for the
 // sealed form of the thoughts, without which they cannot be taken up again.
 func (r *Request) responsesReasoning() bool {
@@ -146,7 +97,8 @@ func (r *Request) responsesReasoning() bool {
 		effort = effortOf(g.Budget)
 	}
 	wanted := effort != "" || g.Visible
-	if responsesFamily(r.o.Model) == sampling {
+	thinking, plain := openAIModel(r.o.Model)
+	if plain {
 		if wanted {
 			field := g.Field
 			if field == "" {
@@ -170,7 +122,7 @@ func (r *Request) responsesReasoning() bool {
 		w.shut('}')
 	}
 	// Models that do not reason refuse to be asked for it.
-	return effort != "none" && (wanted || g.Sealed && responsesFamily(r.o.Model) == reasoning)
+	return effort != "none" && (wanted || g.Sealed && thinking)
 }
 
 // responsesTier writes the service tier. Dialects have words of their own for it.
@@ -183,7 +135,7 @@ func (r *Request) responsesTier() {
 	case "standard", "standard_only":
 		tier = "default"
 	default:
-		r.dropGiven(true, serviceTier, "service_tier")
+		r.dropUsed(serviceTier)
 		return
 	}
 	r.w.member("service_tier", tier)
@@ -205,11 +157,8 @@ func (r *Request) responsesText() {
 		w.open('{')
 		w.member("type", "json_schema")
 		name := f.Name
-		if name == "" {
-			name = "response"
-		}
 		if !responsesNames.allowed(name) {
-			name = renamed(name, toolName{name: name}, responsesNames)
+			name = "response" // the dialect wants one
 		}
 		w.member("name", name)
 		w.memberIf("description", f.Description)
