@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,8 @@ import (
 	"github.com/floway/floway/estimate"
 	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
+	"github.com/floway/floway/usage/ledger"
+	"github.com/floway/floway/usage/storetest"
 )
 
 // estimated waits until everything is estimated and returns what was corrected.
@@ -404,4 +407,103 @@ func TestReserveEstimates(t *testing.T) {
 	if r := g.books.records()[0]; r.Tokens != (usage.Tokens{}) {
 		t.Errorf("settled with %+v", r.Tokens)
 	}
+}
+
+// crashed opens what a process leaves that dies now, and returns what the account
+// then comes to: the sums of the store, which are those of the log.
+func crashed(t *testing.T, dir string) usage.Counts {
+	t.Helper()
+	left := t.TempDir()
+	if err := os.CopyFS(left, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.Open(ledger.Config{Dir: left, Store: storetest.NewMemory(), SegmentBytes: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close(t.Context())
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v, err := l.Verify(t.Context())
+	if err != nil || !v.Equal() || v.Unsure {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	return v.Store
+}
+
+// late is a ledger whose corrections wait.
+type late struct {
+	*ledger.Ledger
+	gate chan struct{}
+}
+
+func (l late) Correct(was, now *usage.Record) {
+	<-l.gate
+	l.Ledger.Correct(was, now)
+}
+
+// Whenever the process dies, an attempt is in the account once: by its bytes, by the
+// tokenizer, or as unknown with what was known of it last.
+func TestCrashes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup(t)
+		s.config.Now = time.Now
+		dir := t.TempDir()
+		real, err := ledger.Open(ledger.Config{Dir: dir, Store: storetest.NewMemory(), SegmentBytes: 64 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer real.Close(t.Context())
+		up, transport := newSilence("text/event-stream")
+		s.upstream("a", "http://a.example", "a1", synctestClock, transport)
+		r, _, _ := s.make()
+		gate := make(chan struct{})
+		r.Ledger = late{real, gate}
+		say := func(w *io.PipeWriter, pieces ...string) {
+			_, _ = io.WriteString(w, strings.Join(pieces, ""))
+			synctest.Wait()
+		}
+		wants := func(when string, want usage.Counts) {
+			t.Helper()
+			got := crashed(t, dir)
+			for _, f := range []usage.Field{
+				usage.Attempts, usage.Requests, usage.EstimatedAttempts, usage.InputTokens, usage.OutputTokens,
+				usage.UnknownAttempts, usage.UnknownInputTokens, usage.UnknownOutputTokens,
+			} {
+				if got[f] != want[f] {
+					t.Errorf("%s: %v is %d, want %d", when, f, got[f], want[f])
+				}
+			}
+		}
+
+		q := s.run(r, "/v1/chat/completions", foxFlow)
+		w := <-up.write
+		input, output := estimate.Count("gpt-5", "Be terse.")+estimate.Count("gpt-5", fox)+11, estimate.Count("gpt-5", fox+"The ")
+		byBytes := int64(len(foxFlow)+3) / 4
+		synctest.Wait()
+		wants("reserved", usage.Counts{usage.Requests: 1, usage.UnknownAttempts: 1, usage.UnknownInputTokens: byBytes})
+		say(w, append([]string{chunkRole}, words()...)...)
+		time.Sleep(11 * time.Second)
+		say(w, words()[0])
+		wants("in the middle", usage.Counts{
+			usage.Requests: 1, usage.UnknownAttempts: 1, usage.UnknownInputTokens: byBytes,
+			usage.UnknownOutputTokens: int64(len(words())) + 1, // not less than one for an event
+		})
+		say(w, chunkFinish, chunkDone)
+		_ = w.Close()
+		<-q.done
+		synctest.Wait()
+		settled := usage.Counts{
+			usage.Attempts: 1, usage.Requests: 1, usage.EstimatedAttempts: 1,
+			usage.InputTokens: byBytes, usage.OutputTokens: q.trace.Tokens.Output,
+		}
+		wants("before the estimate", settled)
+		close(gate)
+		if err := r.Estimates.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		settled[usage.InputTokens], settled[usage.OutputTokens] = input, output
+		wants("behind it", settled)
+	})
 }
