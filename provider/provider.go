@@ -111,6 +111,9 @@ type Account interface {
 	QuotaReset() time.Time
 	// State returns what is known of the account, to be shown.
 	State() AccountState
+	// Forget drops what was fetched and learned: the account behind the key has
+	// changed.
+	Forget()
 }
 
 // AccountState is what is known of an account. It holds no secret.
@@ -121,6 +124,9 @@ type AccountState struct {
 	Login string
 	// TokenUntil is the end of the access token; zero if there is none.
 	TokenUntil time.Time
+	// Trouble is what was wrong the last time that a token was fetched; empty if
+	// nothing was.
+	Trouble string
 	// Quotas are those that the service has told of, by name.
 	Quotas []Quota
 }

@@ -94,6 +94,7 @@ func (m *movedAccount) Authorize(req *http.Request) error {
 	return m.Credential.Authorize(req)
 }
 
+func (m *movedAccount) Forget()                      {}
 func (m *movedAccount) Observe(h http.Header)        { m.left = h.Get("X-Left") }
 func (m *movedAccount) QuotaReset() time.Time        { return m.reset }
 func (m *movedAccount) State() provider.AccountState { return provider.AccountState{} }
