@@ -117,12 +117,12 @@ func (u *compatible) Credential(s Secret) Credential { return bearer(s) }
 // request. It is a function because functions cannot be printed.
 type fixed func(http.Header)
 
-func (f fixed) Authorize(_ context.Context, h http.Header) error {
-	f(h)
+func (f fixed) Authorize(req *http.Request) error {
+	f(req.Header)
 	return nil
 }
 
-func (f fixed) Renew() bool { return false }
+func (f fixed) Renew(http.Header) bool { return false }
 
 // noCredential is that of upstreams that take none.
 var noCredential = fixed(func(http.Header) {})

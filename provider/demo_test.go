@@ -1005,7 +1005,7 @@ func TestDemoConfig(t *testing.T) {
 	}
 	h := http.Header{}
 	c := all.Credential(NewSecret("unused"))
-	if err := c.Authorize(t.Context(), h); err != nil || len(h) != 0 || c.Renew() {
+	if err := c.Authorize(&http.Request{Header: h}); err != nil || len(h) != 0 || c.Renew(h) {
 		t.Errorf("%v %v", h, err)
 	}
 }

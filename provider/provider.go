@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/floway/floway/dialect"
 )
@@ -33,6 +34,25 @@ type Config struct {
 	Dialects []string
 	// Options are the provider's own subdirectives with their arguments.
 	Options map[string][]string
+	// Storage is where sign-ins are kept; nil for nowhere.
+	Storage Storage
+	// Transport carries requests of the provider's own, such as those for tokens;
+	// nil for http.DefaultTransport.
+	Transport http.RoundTripper
+	// Memory keeps what is known of accounts while upstreams are made anew; nil to
+	// forget it.
+	Memory *Memory
+}
+
+// Storage keeps sign-ins; instances that use the same one share them. What is not
+// there is fs.ErrNotExist. Caddy's storage is one.
+type Storage interface {
+	Load(ctx context.Context, key string) ([]byte, error)
+	Store(ctx context.Context, key string, value []byte) error
+	Delete(ctx context.Context, key string) error
+	List(ctx context.Context, prefix string, recursive bool) ([]string, error)
+	Lock(ctx context.Context, name string) error
+	Unlock(ctx context.Context, name string) error
 }
 
 // Upstream is one configured account at a provider. Its methods may be called at
@@ -69,12 +89,91 @@ type Upstream interface {
 
 // Credential authenticates requests with one key.
 type Credential interface {
-	// Authorize puts the credential into the header of a request. It may have to
-	// fetch a token first and then ends with ctx.
-	Authorize(ctx context.Context, h http.Header) error
-	// Renew is called after the upstream refused the credential. True means that
-	// another try may go better, because the next Authorize will fetch anew.
-	Renew() bool
+	// Authorize puts the credential into a request that is otherwise ready, and
+	// sends it to another address where the account has one of its own; the URL is
+	// shared and must be replaced, not changed. It may have to fetch a token first
+	// and then ends with the request's context. A *CredentialError says whose fault
+	// it is when it fails.
+	Authorize(req *http.Request) error
+	// Renew is called after the upstream refused the credential; sent is the header
+	// of the refused request. True means that another try may go better, because
+	// the next Authorize will fetch anew.
+	Renew(sent http.Header) bool
+}
+
+// Account is a Credential that learns of its account from answers.
+type Account interface {
+	Credential
+	// Observe reads what the header of an answer says of the account.
+	Observe(answer http.Header)
+	// QuotaReset returns when the quotas that are used up begin anew; zero if none
+	// is, or nobody said.
+	QuotaReset() time.Time
+	// State returns what is known of the account, to be shown.
+	State() AccountState
+	// Forget drops what was fetched and learned: the account behind the key has
+	// changed.
+	Forget()
+}
+
+// AccountState is what is known of an account. It holds no secret.
+type AccountState struct {
+	// SignIn is the name of the sign-in; empty for a key of another form.
+	SignIn string
+	// Login is what the service calls the account; empty if unknown.
+	Login string
+	// TokenUntil is the end of the access token; zero if there is none.
+	TokenUntil time.Time
+	// Trouble is what was wrong the last time that a token was fetched; empty if
+	// nothing was.
+	Trouble string
+	// Quotas are those that the service has told of, by name.
+	Quotas []Quota
+}
+
+// Quota is what is left of an account's allowance.
+type Quota struct {
+	Name string
+	// Unlimited: the rest means nothing.
+	Unlimited bool
+	// Entitled and Left are counts; Percent is what is left of a hundred.
+	Entitled, Left, Percent float64
+	// Overage says that the account may go on, at a price, and Used by how much it
+	// did.
+	Overage bool
+	Used    float64
+	// Reset is when it begins anew; zero if unknown. Seen is when the service said
+	// all this.
+	Reset, Seen time.Time
+}
+
+// Spent says that the quota is used up and nothing may be used beyond it.
+func (q *Quota) Spent() bool { return !q.Unlimited && !q.Overage && q.Left <= 0 && q.Percent <= 0 }
+
+// Tailor is an Upstream whose service does not take all of what its dialects have,
+// or wants to be told what a request is about.
+type Tailor interface {
+	Upstream
+	// Fit returns the body as the service takes it: body itself if nothing has to
+	// change. It never changes body.
+	Fit(op dialect.Operation, body []byte) []byte
+	// Describe says in the header of a request what its body is about, and takes
+	// out of it what the service does not know.
+	Describe(op dialect.Operation, body []byte, h http.Header)
+}
+
+// Learner is an Upstream that decides by its list of models. Learn is told of
+// every list that was fetched, and when the upstream is made anew of the last one.
+type Learner interface {
+	Upstream
+	Learn([]Model)
+}
+
+// Renamer is an Upstream that knows its models by other names than clients do.
+// OwnName returns the name that it knows, or name itself.
+type Renamer interface {
+	Upstream
+	OwnName(name string) string
 }
 
 // Model is a model as an upstream lists it.
@@ -87,6 +186,9 @@ type Model struct {
 	MaxInput, MaxOutput int64
 	// Methods are what the model can do, in Google's words; nil if unknown.
 	Methods []string
+	// Features are those of dialect.Features in which the model can be asked, where
+	// that depends on the model; nil if it does not, or is unknown.
+	Features []string
 }
 
 // Meaning is what a refusal means at a vendor.
@@ -128,6 +230,11 @@ type Kind struct {
 	Keyless bool
 	// NeedsURL says that there is no default address.
 	NeedsURL bool
+	// SignsIn says that a key may be signin:<name>.
+	SignsIn bool
+	// ByModel says that what an upstream speaks depends on the model, so that it is
+	// asked for its list even if the configuration names all models.
+	ByModel bool
 }
 
 var (

@@ -91,14 +91,14 @@ func TestCredentialNeverPrints(t *testing.T) {
 		}
 	}
 	h := http.Header{}
-	if err := c.Authorize(t.Context(), h); err != nil || h.Get("Authorization") != "Bearer "+credential || len(h) != 1 {
+	if err := c.Authorize(&http.Request{Header: h}); err != nil || h.Get("Authorization") != "Bearer "+credential || len(h) != 1 {
 		t.Errorf("%v %v", h, err)
 	}
-	if c.Renew() {
+	if c.Renew(h) {
 		t.Error("a fixed key claims that it can be renewed")
 	}
 	h = http.Header{}
-	if err := newOpenAI(t, Config{}).Credential(Secret{}).Authorize(t.Context(), h); err != nil || len(h) != 0 {
+	if err := newOpenAI(t, Config{}).Credential(Secret{}).Authorize(&http.Request{Header: h}); err != nil || len(h) != 0 {
 		t.Errorf("without a secret the header is %v, %v", h, err)
 	}
 }

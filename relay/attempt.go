@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/floway/floway/dialect"
+	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
 )
 
@@ -35,10 +37,13 @@ func (c *call) try() (o outcome, done bool) {
 	if err != nil {
 		return c.failed(err, c.r.NeverSent == nil || !c.r.NeverSent(err)), false
 	}
+	if account, ok := c.credential.(provider.Account); ok {
+		account.Observe(res.Header)
+	}
 	defer res.Body.Close()
 	c.rec.Status = res.StatusCode
 	if res.StatusCode < 200 || res.StatusCode > 299 {
-		return c.refused(res, req.Header), false
+		return c.refused(res), false
 	}
 	return c.deliver(res)
 }
@@ -50,7 +55,8 @@ func (c *call) prepareBody() error {
 		return c.translate(ask)
 	}
 	ask = ask && c.req.UsageOnRequest() && !c.req.AsksUsage
-	if c.body != nil && c.translated == nil && ask == c.asked && c.model == c.target.sent {
+	tailor, _ := c.target.up.Provider.(provider.Tailor)
+	if c.body != nil && c.translated == nil && ask == c.asked && c.model == c.target.sent && c.tailor == tailor {
 		return nil
 	}
 	c.op, c.translated = c.req.Call.Op, nil
@@ -63,7 +69,18 @@ func (c *call) prepareBody() error {
 		return made.memory[:0:n]
 	})
 	c.setBody(body, made)
+	c.fit(tailor)
 	return nil
+}
+
+// fit makes the body into what the target's service takes.
+func (c *call) fit(tailor provider.Tailor) {
+	if c.tailor = tailor; tailor == nil {
+		return
+	}
+	if body := tailor.Fit(c.op, c.body); len(body) != len(c.body) || len(body) > 0 && &body[0] != &c.body[0] {
+		c.setBody(body, nil)
+	}
 }
 
 // setBody exchanges the body for the next attempt, and what it lies in.
@@ -118,9 +135,6 @@ func (c *call) newRequest() (*http.Request, error) {
 	}
 	c.startWatchdog(first)
 	h := c.upstreamHeader(up)
-	if err := c.credential.Authorize(c.ctx, h); err != nil {
-		return nil, err
-	}
 	asked, query := &c.req.Call, c.in.URL.RawQuery
 	if c.translated != nil {
 		asked, query = c.translatedCall()
@@ -134,10 +148,14 @@ func (c *call) newRequest() (*http.Request, error) {
 		with.RawQuery = q
 		at = &with
 	}
-	req := http.Request{
+	req := (&http.Request{
 		Method: c.in.Method, URL: at, Host: at.Host, Header: h,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(c.ctx)
+	if err := c.credential.Authorize(req); err != nil {
+		return nil, err
 	}
+	c.sent = h
 	if host := h["Host"]; len(host) > 0 { // header_up may set it
 		req.Host = host[0]
 	}
@@ -150,7 +168,7 @@ func (c *call) newRequest() (*http.Request, error) {
 		req.ContentLength = int64(len(body))
 		req.GetBody = func() (io.ReadCloser, error) { return reader(body, in), nil }
 	}
-	return req.WithContext(c.ctx), nil
+	return req, nil
 }
 
 // reader returns a body to send. Without a room it is of a kind that the transport
@@ -193,8 +211,12 @@ func (c *call) failed(err error, sent bool) outcome {
 		c.rec.Source, c.rec.RequestBytes = usage.Upstream, 0
 	}
 	e := &dialect.Error{Fault: dialect.BadUpstream, Message: "the upstream could not be reached: " + o.reason}
-	if o.lastTry {
+	var credential *provider.CredentialError
+	switch {
+	case o.lastTry:
 		e = &dialect.Error{Fault: dialect.TimedOut, Message: "the upstream gave " + o.reason}
+	case errors.As(err, &credential):
+		e = withoutCredential(credential.Meaning)
 	}
 	c.keep(refusal{err: e, rank: noAnswer})
 	return o
@@ -207,7 +229,7 @@ const (
 )
 
 // refused ends an attempt whose answer has no status of success.
-func (c *call) refused(res *http.Response, sent http.Header) outcome {
+func (c *call) refused(res *http.Response) outcome {
 	c.down.arm(refusalTimeout)
 	var body []byte
 	var err error
@@ -218,7 +240,7 @@ func (c *call) refused(res *http.Response, sent http.Header) outcome {
 		c.rec.Outcome, c.rec.Source = usage.Left, usage.Upstream
 		return outcome{gone: true}
 	}
-	body = redact(body, sent)
+	body = redact(body, c.sent)
 	problem := dialect.ReadProblem(body)
 	o := c.answerOutcome(res.StatusCode, res.Header, &problem)
 	c.rec.ResponseBytes = int64(len(body))

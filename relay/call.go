@@ -99,13 +99,15 @@ type passage struct {
 	gathered   []byte                  // of an answer that is translated as a whole
 	model      string                  // what body was made for
 	body       []byte
-	spliced    *room // of body, if it is large and not the client's
-	asked      bool  // usage was asked for on the client's behalf
-	noUsage    bool  // and must not be again
-	stripped   bool  // reasoning was taken out
-	renewed    bool  // the key's token was fetched anew
-	lingers    bool  // the last event has passed, the upstream has not ended
-	unreadable bool  // the answer cannot be translated
+	spliced    *room           // of body, if it is large and not the client's
+	tailor     provider.Tailor // whose service body was fitted to; nil if none
+	sent       http.Header     // of the attempt
+	asked      bool            // usage was asked for on the client's behalf
+	noUsage    bool            // and must not be again
+	stripped   bool            // reasoning was taken out
+	renewed    bool            // the key's token was fetched anew
+	lingers    bool            // the last event has passed, the upstream has not ended
+	unreadable bool            // the answer cannot be translated
 }
 
 // progress is how far a call has got with one of its targets.

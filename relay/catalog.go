@@ -17,7 +17,7 @@ import (
 type Catalog struct {
 	mu      sync.RWMutex
 	models  []provider.Model
-	index   map[string]bool
+	index   map[string]int // of models, by their names
 	fetched time.Time
 	err     error
 }
@@ -33,7 +33,8 @@ const (
 func (c *Catalog) Has(model string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.index[model]
+	_, ok := c.index[model]
+	return ok
 }
 
 // Models returns the list; it must not be changed.
@@ -45,10 +46,10 @@ func (c *Catalog) Models() []provider.Model {
 
 // find returns what the list says of a model; nothing if it is not in it.
 func (c *Catalog) find(model string) provider.Model {
-	for _, m := range c.Models() {
-		if m.ID == model {
-			return m
-		}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if i, ok := c.index[model]; ok {
+		return c.models[i]
 	}
 	return provider.Model{}
 }
@@ -112,12 +113,20 @@ func (r *Relay) fetchCatalog(ctx context.Context, u *Upstream) error {
 	if err != nil {
 		return err
 	}
-	index := make(map[string]bool, len(models))
-	for _, m := range models {
-		index[m.ID] = true
+	index := make(map[string]int, len(models))
+	for i, m := range models {
+		index[m.ID] = i
 	}
+	u.learn(models)
 	u.Catalog.models, u.Catalog.index, u.Catalog.fetched = models, index, r.Now()
 	return nil
+}
+
+// learn tells the provider of the models that its upstream lists.
+func (u *Upstream) learn(models []provider.Model) {
+	if learner, ok := u.Provider.(provider.Learner); ok && models != nil {
+		learner.Learn(models)
+	}
 }
 
 // do sends a request of floway's own, with the first key that can serve.
@@ -135,10 +144,15 @@ func (u *Upstream) doWith(key int, req *http.Request) (*http.Response, error) {
 	for name, values := range u.Provider.Headers() {
 		req.Header[name] = values
 	}
-	if err := u.Credentials[key].current().Authorize(req.Context(), req.Header); err != nil {
+	credential := u.Credentials[key].current()
+	if err := credential.Authorize(req); err != nil {
 		return nil, err
 	}
-	return u.Transport.RoundTrip(req)
+	res, err := u.Transport.RoundTrip(req)
+	if account, ok := credential.(provider.Account); ok && err == nil {
+		account.Observe(res.Header)
+	}
+	return res, err
 }
 
 // Check asks the upstream for its models with one of its keys, by its index.

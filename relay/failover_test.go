@@ -276,7 +276,10 @@ type token struct {
 	renewals *int
 }
 
-func (c token) Renew() bool {
+func (c token) Renew(sent http.Header) bool {
+	if sent.Get("Authorization") == "" {
+		return false
+	}
 	*c.renewals++
 	return true
 }

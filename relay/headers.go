@@ -39,6 +39,9 @@ func (c *call) upstreamHeader(u *Upstream) http.Header {
 			}
 		}
 	}
+	if c.tailor != nil {
+		c.tailor.Describe(c.op, c.body, h)
+	}
 	if u.EditHeader != nil {
 		u.EditHeader(c.in, h)
 	}

@@ -132,7 +132,7 @@ func TestListingPages(t *testing.T) {
 func TestListingRows(t *testing.T) {
 	s := newSetup(t)
 	u := s.upstream("a", url1, "a")
-	u.Catalog = &Catalog{index: map[string]bool{"x": true, "y": true}, models: []provider.Model{
+	u.Catalog = &Catalog{index: map[string]int{"x": 0, "y": 1}, models: []provider.Model{
 		{ID: "x", Name: "Model X", Created: 1790000000, OwnedBy: "v", MaxInput: 1000, MaxOutput: 50, Methods: []string{"embedContent"}}, {ID: "y"},
 	}}
 	g := s.start()

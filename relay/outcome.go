@@ -55,11 +55,42 @@ func (c *call) transportOutcome(err error) outcome {
 	if c.in.Context().Err() != nil {
 		return outcome{gone: true}
 	}
+	var credential *provider.CredentialError
+	if errors.As(err, &credential) && !c.silent() {
+		return credentialOutcome(credential)
+	}
 	o := outcome{class: keypool.Unreachable, next: otherTarget, reason: describe(err)}
 	if c.silent() {
 		o.reason, o.lastTry = "no answer within first_byte_timeout", true
 	}
 	return o
+}
+
+// credentialOutcome is that of an attempt which could not be authenticated, so that
+// nothing was sent: another key has another account.
+func credentialOutcome(e *provider.CredentialError) outcome {
+	o := outcome{class: keypool.Failed, next: otherKey, until: e.Until, reason: e.Reason}
+	switch e.Meaning {
+	case provider.BadCredential:
+		o.class, o.free = keypool.Invalid, true
+	case provider.QuotaSpent:
+		o.class, o.free = keypool.Exhausted, true
+	case provider.AccountLimit:
+		o.class, o.free = keypool.Limited, true
+	}
+	return o
+}
+
+// withoutCredential tells the client that the gateway could not authenticate a
+// request. Which account it is, is the operator's to know.
+func withoutCredential(m provider.Meaning) *dialect.Error {
+	switch m {
+	case provider.BadCredential:
+		return &dialect.Error{Fault: dialect.BadUpstream, Message: "the gateway has no valid credential for the upstream: its operator has to sign in there, or to renew the key"}
+	case provider.QuotaSpent, provider.AccountLimit:
+		return &dialect.Error{Fault: dialect.RateLimited, Message: "the gateway's account at the upstream is over a limit"}
+	}
+	return &dialect.Error{Fault: dialect.BadUpstream, Message: "the service that authenticates the gateway at the upstream cannot be reached"}
 }
 
 // problemOutcome is that of an error inside an answer of success.
@@ -117,12 +148,18 @@ func (c *call) answerOutcome(status int, h http.Header, p *dialect.Problem) outc
 		o.next, o.free = withoutReasoning, true
 	case status == http.StatusUnauthorized || meaning == provider.BadCredential:
 		o.class, o.next, o.free = keypool.Invalid, otherKey, true
-		if !c.renewed && c.credential.Renew() {
+		if !c.renewed && c.credential.Renew(c.sent) {
 			o.class, o.next = keypool.Neutral, withFreshToken
 		}
 	case status == http.StatusPaymentRequired || meaning == provider.QuotaSpent:
 		o.class, o.next, o.free = keypool.Exhausted, otherKey, true
 		o.until = waitNamed(h, p, c.r.Now(), maxQuotaWait)
+		if account, ok := c.credential.(provider.Account); ok {
+			// It knows of months where a header speaks of seconds.
+			if reset := account.QuotaReset(); reset.After(o.until) {
+				o.until = reset
+			}
+		}
 	case meaning == provider.RequestTooLarge:
 		// The request's own fault: it must not take the keys away from others. Where
 		// the limits are wider it can be served.

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -332,5 +331,5 @@ func TestAuthorizeFails(t *testing.T) {
 
 type noToken struct{}
 
-func (noToken) Authorize(context.Context, http.Header) error { return errors.New("no such host") }
-func (noToken) Renew() bool                                  { return false }
+func (noToken) Authorize(*http.Request) error { return errors.New("no such host") }
+func (noToken) Renew(http.Header) bool        { return false }

@@ -185,6 +185,9 @@ func New(c Config) (*Relay, error) {
 		r.byName[u.Name] = u
 		r.bridged = r.bridged || !u.Provider.Speaks(dialect.ChatCompletions, "")
 		u.refusesUsage.most = 1000
+		if u.Catalog != nil {
+			u.learn(u.Catalog.Models())
+		}
 		for _, p := range u.Models {
 			if p.Literal() {
 				r.spelled[string(p)] = true

@@ -6,6 +6,7 @@ import (
 	"github.com/floway/floway/access"
 	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/dialect/translate"
+	"github.com/floway/floway/provider"
 )
 
 // target is one upstream that can serve a request, with the model's names there.
@@ -175,6 +176,9 @@ func (u *Upstream) sent(name string) string {
 			return a.Model
 		}
 	}
+	if renamer, ok := u.Provider.(provider.Renamer); ok {
+		return renamer.OwnName(name)
+	}
 	return name
 }
 
@@ -190,7 +194,7 @@ func (u *Upstream) declares(name string) (sent string, ok bool) {
 	slash := strings.IndexByte(name, '/')
 	for _, p := range u.Models {
 		if p.Match(name) && (slash < 0 || strings.HasPrefix(string(p), name[:slash+1])) {
-			return name, true
+			return u.sent(name), true
 		}
 	}
 	return "", false

@@ -40,9 +40,9 @@ func withFeatures(features ...string) option {
 
 func withCatalog(models ...string) option {
 	return func(u *Upstream, _ *keypool.Config) {
-		u.Catalog = &Catalog{index: map[string]bool{}}
+		u.Catalog = &Catalog{index: map[string]int{}}
 		for i, m := range models {
-			u.Catalog.index[m] = true
+			u.Catalog.index[m] = i
 			u.Catalog.models = append(u.Catalog.models, provider.Model{ID: m, Created: int64(i), OwnedBy: "vendor"})
 		}
 	}

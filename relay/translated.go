@@ -9,6 +9,7 @@ import (
 	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/dialect/translate"
 	"github.com/floway/floway/keypool"
+	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
 )
 
@@ -42,6 +43,8 @@ func (c *call) translate(askUsage bool) error {
 		if err == nil {
 			c.op, c.translated = made.Op, made
 			c.setBody(made.Body, nil)
+			tailor, _ := t.up.Provider.(provider.Tailor)
+			c.fit(tailor)
 			return nil
 		}
 		if first == nil {
