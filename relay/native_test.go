@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/usage"
 )
 
@@ -299,5 +300,14 @@ func TestNativeRefusals(t *testing.T) {
 				t.Errorf("Retry-After %q", got.header.Get("Retry-After"))
 			}
 		})
+	}
+}
+
+// What a program reads in an error reaches it: without it the tool loop of
+// Anthropic's SDK gives up where it could go on.
+func TestDetailsOfABadRequestReachTheClient(t *testing.T) {
+	e := malformed(&dialect.BadRequest{Param: "thread", Message: "no threads", Details: []byte(`{"error_code":"x"}`)})
+	if body := string(e.Body(dialect.Messages)); !strings.Contains(body, `"details":{"error_code":"x"}`) {
+		t.Errorf("the client gets %s", body)
 	}
 }
