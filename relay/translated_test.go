@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -119,6 +120,7 @@ func TestInexpressible(t *testing.T) {
 // Behind the first content nothing is healed: the dialect's error event, and a
 // broken connection.
 func TestTranslatedStreamsThatBreak(t *testing.T) {
+	seen := make(chan struct{}, 1) // the client has some of the answer
 	for name, tt := range map[string]struct {
 		answer  http.HandlerFunc
 		part    string
@@ -127,7 +129,7 @@ func TestTranslatedStreamsThatBreak(t *testing.T) {
 		"an error event": {events(chunkRole, chunkWord, chunkError), `"message":"The server had an error"`, usage.Cut},
 		"a cut":          {then(events(chunkRole, chunkWord), cutOff), `broke off`, usage.Cut},
 		"an early end":   {events(chunkRole, chunkWord), `broke off`, usage.Cut},
-		"nonsense":       {events(chunkRole, chunkWord, `data: {"choices":[{"delta":`+"\n\n", chunkFinish, chunkDone), `cannot be understood`, usage.Cut},
+		"nonsense":       {then(events(chunkRole, chunkWord), waits(seen), events(`data: {"choices":[{"delta":`+"\n\n", chunkFinish, chunkDone)), `cannot be understood`, usage.Cut},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSetup(t)
@@ -135,7 +137,18 @@ func TestTranslatedStreamsThatBreak(t *testing.T) {
 			chatServer(s, "a", m.URL, "a1")
 			m.on("a1", tt.answer)
 			g := s.start()
-			a := g.post("/v1/messages", messagesStream)
+			res, err := g.server.Client().Do(g.request("/v1/messages", messagesStream))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			first := make([]byte, 1)
+			_, _ = res.Body.Read(first)
+			if name == "nonsense" {
+				seen <- struct{}{}
+			}
+			rest, err := io.ReadAll(res.Body)
+			a := got{body: string(first) + string(rest), err: err, trace: <-g.traces}
 			if a.err == nil || !strings.Contains(a.body, "event: error\n") || !strings.Contains(a.body, tt.part) || strings.Contains(a.body, "message_stop") {
 				t.Errorf("%v %s", a.err, a.body)
 			}
@@ -149,6 +162,9 @@ func TestTranslatedStreamsThatBreak(t *testing.T) {
 		})
 	}
 }
+
+// waits answers nothing until there is something in the channel.
+func waits(c chan struct{}) http.HandlerFunc { return func(http.ResponseWriter, *http.Request) { <-c } }
 
 // Events may be far longer than what passes between equal dialects is held.
 func TestTranslatedLongEvents(t *testing.T) {
