@@ -923,8 +923,8 @@ func (r *Request) writeChat() error {
 		w.shut('}')
 		return nil
 	}
-	if c.MaxTokens > 0 {
-		w.intMember(r.maxTokensName(), c.MaxTokens)
+	if n := r.bound(); n > 0 {
+		w.intMember(r.maxTokensName(), n)
 	}
 	if len(c.Stop) > 0 {
 		w.name("stop")

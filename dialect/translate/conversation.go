@@ -326,6 +326,10 @@ func (c *Conversation) calls(t *Turn, turn int, into []openCall) []openCall {
 	return into
 }
 
+// maxMatching bounds the work of finding the calls of a turn's results: some
+// thousands of each.
+const maxMatching = 1 << 24
+
 // cutResults takes the results out of parts and tells each its call.
 func cutResults(parts []Part, open []openCall) (results, rest []Part, err error) {
 	for i := range parts {
@@ -335,6 +339,9 @@ func cutResults(parts []Part, open []openCall) (results, rest []Part, err error)
 			continue
 		}
 		r := p.Result
+		if len(open)*len(parts) > maxMatching {
+			return nil, nil, bad(p.Field, "there are too many tool calls and results in one turn")
+		}
 		at := slices.IndexFunc(open, func(o openCall) bool {
 			return !o.done && (r.ID != "" && o.call.ID == r.ID || r.ID == "" && o.call.Name == r.Name)
 		})

@@ -971,8 +971,8 @@ func (r *Request) writeGenerationConfig() {
 	w.name("generationConfig")
 	w.open('{')
 	empty := len(w.b)
-	if c.MaxTokens > 0 {
-		w.intMember("maxOutputTokens", c.MaxTokens)
+	if n := r.bound(); n > 0 {
+		w.intMember("maxOutputTokens", n)
 	}
 	w.numberIf("temperature", c.Temperature)
 	w.numberIf("topP", c.TopP)

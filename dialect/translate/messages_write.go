@@ -219,12 +219,6 @@ func (m *messagesWriter) boundAnswer() {
 	}
 }
 
-// boundFields are the names of the bound on an answer.
-var boundFields = [...]string{
-	dialect.Chat: "max_completion_tokens", dialect.Responses: "max_output_tokens",
-	dialect.Messages: "max_tokens", dialect.Gemini: "generationConfig.maxOutputTokens",
-}
-
 func (m *messagesWriter) gatherSystem() {
 	for _, p := range m.c.System {
 		if !blank(p.Text) {

@@ -49,15 +49,20 @@ func (n *native) member(which string, element func(raw []byte) []byte) {
 	})
 }
 
-// members copies an object, each value as change returns it.
+// members copies an object, each value as change returns it: nil for not at all.
 func (n *native) members(s *source, change func(name string, value []byte) []byte) []byte {
 	var w writer
 	w.open('{')
 	s.object(func(name []byte) {
 		word := string(name)
 		value := s.raw()
-		w.escapedName(word)
-		w.raw(change(word, value))
+		if value == nil {
+			value = []byte("null")
+		}
+		if value = change(word, value); value != nil {
+			w.escapedName(word)
+			w.raw(value)
+		}
 	})
 	w.shut('}')
 	return w.b
@@ -177,7 +182,7 @@ func (n *native) chatMessage(raw []byte) []byte {
 		switch {
 		case name == "reasoning_opaque" && bytes.Contains(value, []byte(sealMark)):
 			n.changed = true
-			return nil // becomes null
+			return nil
 		case name == "tool_calls" && len(value) > 0 && value[0] == '[':
 			return n.elements(value, func(call []byte) []byte { return shorten(call, "id") })
 		}

@@ -15,7 +15,7 @@ func TestNative(t *testing.T) {
 		"chat": {
 			dialect.ChatCompletions,
 			`{"model":"m","messages":[{"role":"assistant","content":null,"reasoning_opaque":"` + env + `","tool_calls":[{"id":"a__` + env + `","type":"function","function":{"name":"f","arguments":"{}"}},{"id":"b"}]},{"role":"tool","tool_call_id":"a__` + env + `","content":"fw1."},{"role":"user","content":"talks of fw1. things"}]}`,
-			`{"model":"m","messages":[{"role":"assistant","content":null,"reasoning_opaque":null,"tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}},{"id":"b"}]},{"role":"tool","tool_call_id":"a","content":"fw1."},{"role":"user","content":"talks of fw1. things"}]}`,
+			`{"model":"m","messages":[{"role":"assistant","content":null,"tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}},{"id":"b"}]},{"role":"tool","tool_call_id":"a","content":"fw1."},{"role":"user","content":"talks of fw1. things"}]}`,
 		},
 		"responses": {
 			dialect.CreateResponse,

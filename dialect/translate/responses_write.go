@@ -20,12 +20,6 @@ const (
 	responsesMinTokens = 16
 )
 
-// responsesLimit is the member under which a client knows the bound on tokens.
-var responsesLimit = [...]string{
-	dialect.Chat: "max_completion_tokens", dialect.Responses: "max_output_tokens",
-	dialect.Messages: "max_tokens", dialect.Gemini: "generationConfig.maxOutputTokens",
-}
-
 func (r *Request) writeResponses() error {
 	c, w := r.c, &r.w
 	w.open('{')
@@ -42,11 +36,11 @@ func (r *Request) writeResponses() error {
 		w.shut('}')
 		return nil
 	}
-	if c.MaxTokens > 0 {
-		if c.MaxTokens < responsesMinTokens {
-			r.drop(responsesLimit[c.From])
+	if n := r.bound(); n > 0 {
+		if n < responsesMinTokens {
+			r.drop(boundFields[c.From])
 		}
-		w.intMember("max_output_tokens", max(c.MaxTokens, responsesMinTokens))
+		w.intMember("max_output_tokens", max(n, responsesMinTokens))
 	}
 	if thinking, _ := openAIModel(r.o.Model); thinking && c.Reasoning.Effort != "none" {
 		r.dropUsed(temperature)
