@@ -71,10 +71,19 @@ type Audit struct {
 	// Late is what came when its bucket was already past its retention: it is in
 	// the streams' totals and the months, and in no bucket of the table.
 	LateHours, LateDays Counts
+	// Retired is the sum of the totals of all streams that the store let go of,
+	// because they did not move for StreamLife, and RetiredLetters that of their
+	// dead letters. They are no longer in Streams.
+	Retired        Counts
+	RetiredLetters uint64
 	// DeadLetters are the latest increments that could not be booked, oldest
 	// first, at most MaxDeadLetters.
 	DeadLetters []DeadLetter
 }
+
+// StreamLife is how long a store that many instances feed keeps the position of a
+// stream after nobody used it any more.
+const StreamLife = 90 * 24 * time.Hour
 
 // StreamPosition is the position of one stream.
 type StreamPosition struct {
