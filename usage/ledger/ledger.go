@@ -149,8 +149,8 @@ type Ledger struct {
 	// reading is the context of whoever reads the log for long; Close ends it.
 	reading     context.Context
 	stopReading context.CancelFunc
-	flushing  sync.WaitGroup // the flusher
-	keeping   sync.WaitGroup // the other goroutines
+	flushing    sync.WaitGroup // the flusher
+	keeping     sync.WaitGroup // the other goroutines
 
 	// Signals with room for one. Whoever gets one looks at the state.
 	dirty   chan struct{} // there are records that the disk does not have
@@ -208,8 +208,8 @@ type Ledger struct {
 	// blind, nobody knows which of them the store has.
 	inherited uint64
 	blind     bool
-	tally       tally
-	gaps        map[uint64]uint64 // ranges that were reported missing
+	tally     tally
+	gaps      map[uint64]uint64 // ranges that were reported missing
 }
 
 // attempt is one that is open: where its reserve, or its latest progress, lies.
