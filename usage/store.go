@@ -133,6 +133,7 @@ var (
 	ErrForeign     = errors.New("holds something that floway did not write")
 	ErrNewer       = errors.New("was written by a later version of floway")
 	ErrInUse       = errors.New("is in use by another process")
+	ErrMoved       = errors.New("has given its history away")
 	ErrClosed      = errors.New("is closed")
 )
 

@@ -40,7 +40,7 @@ var (
 	// ErrPositionLost: the store still holds its sums but no longer knows how far
 	// it took the stream in. To send again could count twice.
 	ErrPositionLost = errors.New("the store has lost the position of this stream and nothing else, so nothing is sent that may be counted already: " +
-		"look why keys disappear there (eviction, deletion); resuming the ledger goes on behind what was acknowledged last")
+		"look why keys disappear there (eviction, deletion, an instance that was away for 90 days); resuming the ledger goes on behind what was acknowledged last")
 )
 
 var errRenamed = errors.New("the stream has a new name")
