@@ -86,6 +86,7 @@ type books struct {
 	settings settings
 	ledger   *ledger.Ledger
 	store    *sharedStore
+	log      *slog.Logger
 	holders  atomic.Int64 // the pool's one, and each request under way
 }
 
@@ -95,8 +96,9 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 		return nil, err
 	}
 	restored := restore(s.log, affinity)
-	led, err := ledger.Open(ledger.Config{
-		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log,
+	b := &books{settings: s, store: store, log: log}
+	b.ledger, err = ledger.Open(ledger.Config{
+		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log, Alarm: b.alarm,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("usage: %w", err), store.release())
@@ -105,9 +107,22 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 	case <-restored:
 	case <-time.After(restoreTimeout):
 	}
-	b := &books{settings: s, ledger: led, store: store}
 	b.holders.Store(1)
 	return b, nil
+}
+
+// alarm makes an event of Caddy's out of trouble, in the name of a handler that
+// keeps its account here now. The ledger is quick to say; listeners may be slow.
+func (b *books) alarm(a ledger.Alarm) {
+	for _, h := range generations.handlers() {
+		if h.events == nil || h.account == nil || h.account.books.Load() != b {
+			continue
+		}
+		go h.events.Emit(h.ctx, "floway.ledger_trouble", map[string]any{
+			"kind": a.Kind, "over": a.Over, "message": a.Message, "log": b.settings.log, "store": b.settings.sink,
+		})
+		return
+	}
 }
 
 // restoreTimeout is how long a start waits for what the log says of conversations;

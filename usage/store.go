@@ -18,6 +18,12 @@ func (s StreamID) String() string { return hex.EncodeToString(s[:]) }
 // MarshalText is String for JSON.
 func (s StreamID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, s[:]), nil }
 
+// UnmarshalText is ParseStreamID for JSON.
+func (s *StreamID) UnmarshalText(text []byte) (err error) {
+	*s, err = ParseStreamID(string(text))
+	return err
+}
+
 // ParseStreamID is the inverse of StreamID.String.
 func ParseStreamID(text string) (s StreamID, err error) {
 	if len(text) != hex.EncodedLen(len(s)) {

@@ -179,6 +179,27 @@ func TestResumeDoesNotSendWhatMayBeCounted(t *testing.T) {
 			resumeExact(t, l, store, &a)
 		})
 	})
+	t.Run("a batch that the store did not take", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			store := newFickle()
+			l := open(t, Config{Dir: t.TempDir(), Store: store})
+			var a account
+			a.attempts(t, l, 1, 10)
+			flush(t, l)
+			store.Forget(l.Stats().Stream)
+			a.attempts(t, l, 11, 20)
+			time.Sleep(2 * flushEvery)
+			if err := l.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * flushEvery)
+			flush(t, l)
+			if got := rowsOf(t, store); got != a.sum || l.Stats().Missing != 0 {
+				t.Errorf("%d attempts, want %d", got[usage.Attempts], a.sum[usage.Attempts])
+			}
+			shut(t, l)
+		})
+	})
 	t.Run("a bookmark that is gone", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			store, disk := newFickle(), newMemFS()

@@ -154,12 +154,18 @@ func (f *flusher) step() (more bool, err error) {
 		return more, err
 	}
 	f.mu.Lock()
-	f.mark.Sending = b.To
+	doubt := f.mark.Sending
+	f.mark.Sending = max(doubt, b.To)
 	f.mu.Unlock()
 	f.saveMark()
 	p, err := f.cfg.Store.Apply(ctx, b)
 	again := f.mismatched
 	f.mismatched = errors.Is(err, usage.ErrMismatch)
+	if f.mismatched {
+		f.mu.Lock()
+		f.mark.Sending = doubt // it did not take this
+		f.mu.Unlock()
+	}
 	switch {
 	case errors.Is(err, usage.ErrFenced):
 		return false, f.halt(ErrFenced)

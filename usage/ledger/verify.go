@@ -19,6 +19,9 @@ type Verification struct {
 	// Origin is the record behind which the log holds everything. Of what came
 	// before, only the sum is known, as it was when those records were let go.
 	Origin uint64
+	// First is when the first attempt was counted that the log holds; zero if it
+	// holds none.
+	First time.Time
 	// Log is what the records count, Store what the store has for the stream.
 	Log, Store usage.Counts
 	// Gaps are ranges of records that the log should hold and does not.
@@ -167,6 +170,9 @@ func (l *Ledger) verify(ctx context.Context) (*Verification, *rowSums, uint64, e
 	err = each(l.cfg.FS, m.seeds(), spans, mark.Origin, p.Seq, func(r, was *usage.Record) error {
 		add(&v.Log, r, was)
 		rows.add(r, was)
+		if v.First.IsZero() {
+			v.First = booked(r, was)
+		}
 		return ctx.Err()
 	}, func(from, to uint64) {
 		if len(v.Gaps) < maxGaps {
