@@ -212,7 +212,7 @@ func printVerified(to io.Writer, list []verifyReport) error {
 		case r.Others:
 			fmt.Fprintf(w, "\tother instances count in this store, so that a row may have more than this ledger makes it\n")
 		default:
-			fmt.Fprintf(w, "\tin %d of them the log holds only a part, so that the store may have more\n", r.Rows-r.Exact)
+			fmt.Fprintf(w, "\tin %d of them the store may have more: the log does not hold all that belongs there\n", r.Rows-r.Exact)
 		}
 		if r.RowsSince != nil {
 			fmt.Fprintf(w, "\tthere are too many rows: those before %s were not compared\n", clock(r.RowsSince))

@@ -60,6 +60,11 @@ func (acc *account) open() error {
 		return err
 	}
 	b := value.(*books)
+	if b.settings.sink != acc.settings.sink {
+		_, _ = openBooks.Delete(acc.settings.log)
+		return fmt.Errorf("usage: the log in %s belongs to the store %q, which this server still uses, not to %q: give this store a log directory of its own",
+			acc.settings.log, b.settings.sink, acc.settings.sink)
+	}
 	if shared && b.settings != acc.settings {
 		acc.log.Warn("changed usage settings take effect when Caddy is restarted", "log", acc.settings.log)
 	}
@@ -98,7 +103,7 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 	restored := restore(s.log, affinity)
 	b := &books{settings: s, store: store, log: log}
 	b.ledger, err = ledger.Open(ledger.Config{
-		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log, Alarm: b.alarm,
+		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log, Alarm: b.alarm, FS: logFiles,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("usage: %w", err), store.release())
@@ -110,6 +115,10 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 	b.holders.Store(1)
 	return b, nil
 }
+
+// logFiles is the file layer of ledgers; nil for the operating system's. Tests put
+// one in its place whose disk is full.
+var logFiles ledger.FS
 
 // alarm makes an event of Caddy's out of trouble, in the name of a handler that
 // keeps its account here now. The ledger is quick to say; listeners may be slow.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/floway/floway/usage"
@@ -28,6 +29,19 @@ func Open(c Config) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
+	l, err := takeOver(c)
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		err = fmt.Errorf("%w: let the user of this process write %s, or give the ledger another directory", err, c.Dir)
+	case errors.Is(err, syscall.ENOTDIR):
+		err = fmt.Errorf("%w: move away what is in the place of %s, or give the ledger another directory", err, c.Dir)
+	case errors.Is(err, syscall.ENOSPC):
+		err = fmt.Errorf("%w: make room on the disk of %s, or give the ledger another directory; what it holds stays", err, c.Dir)
+	}
+	return l, err
+}
+
+func takeOver(c Config) (*Ledger, error) {
 	if err := c.FS.MkdirAll(c.Dir); err != nil {
 		return nil, fmt.Errorf("make the ledger's directory: %w", err)
 	}
