@@ -411,3 +411,34 @@ func TestLedgerTrouble(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What docs/accounting.md says about redis-cli gives the same number twice.
+func TestSumsByHand(t *testing.T) {
+	redis := redistest.Start(t)
+	u := newUpstream(t)
+	g := start(t, onRedis(u, redis))
+	for range 3 {
+		g.chat(hello, asAlice)
+	}
+	g.reaches(3, 3)
+	doc, err := os.ReadFile("docs/accounting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(doc), "```sh\n")
+	script, _, _ = strings.Cut(script, "```")
+	real, err := exec.LookPath("redis-cli")
+	if err != nil {
+		t.Fatal("this test needs redis-cli, which comes with redis-server")
+	}
+	bin := t.TempDir()
+	_, port, _ := strings.Cut(redis.Addr, ":")
+	if err := os.WriteFile(filepath.Join(bin, "redis-cli"), []byte("#!/bin/sh\nexec "+real+" -p "+port+" \"$@\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "30\n30\n" {
+		t.Errorf("%v: %q", err, out)
+	}
+}
