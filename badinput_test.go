@@ -383,3 +383,32 @@ func TestRedisInTrouble(t *testing.T) {
 		})
 	}
 }
+
+// An embedded store can be moved to another place together with its log; a log
+// without its store cannot.
+func TestEmbeddedStoreElsewhere(t *testing.T) {
+	u := newUpstream(t)
+	s := site{block: u.block() + alice + "usage embedded {dir}"}
+	g := start(t, s)
+	g.chat(hello, asAlice)
+	g.reaches(1, 1)
+	g.stop()
+	former := g.dir
+	g.dir = filepath.Join(t.TempDir(), "elsewhere")
+	if err := os.Rename(former, g.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.load(s); err != nil {
+		t.Fatal(err)
+	}
+	g.chat(hello, asAlice)
+	g.reaches(2, 2)
+	g.says(0, []string{"ledger", "verify"}, "equal")
+	g.stop()
+	if err := os.Remove(filepath.Join(g.dir, storeFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.load(s); err == nil || !strings.Contains(err.Error(), "belongs to the store") || !strings.Contains(err.Error(), former) {
+		t.Errorf("a log without its store: %v", err)
+	}
+}

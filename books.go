@@ -103,7 +103,7 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 	restored := restore(s.log, affinity)
 	b := &books{settings: s, store: store, log: log}
 	b.ledger, err = ledger.Open(ledger.Config{
-		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log, Alarm: b.alarm, FS: logFiles,
+		Dir: s.log, Store: store, Sink: sinkOf(s, store), Durability: s.durability, OnFull: s.onFull, Log: log, Alarm: b.alarm, FS: logFiles,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("usage: %w", err), store.release())
@@ -114,6 +114,22 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 	}
 	b.holders.Store(1)
 	return b, nil
+}
+
+// sinkOf is the name by which a log knows its store. An embedded one may have been
+// moved to another place together with its log, which then knows the former.
+func sinkOf(s settings, store usage.Store) string {
+	if s.store != storeEmbedded {
+		return s.sink
+	}
+	who, err := ledger.Identify(s.log)
+	if err != nil || who.Genesis == "" {
+		return s.sink
+	}
+	if g, err := store.Hello(context.Background(), who.Stream); err != nil || g.Genesis != who.Genesis {
+		return s.sink
+	}
+	return who.Sink
 }
 
 // logFiles is the file layer of ledgers; nil for the operating system's. Tests put
