@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/floway/floway/usage"
+	"github.com/floway/floway/usage/boltstore"
 	"github.com/floway/floway/usage/redisstore/redistest"
 )
 
@@ -440,5 +441,79 @@ func TestSumsByHand(t *testing.T) {
 	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "30\n30\n" {
 		t.Errorf("%v: %q", err, out)
+	}
+}
+
+// A move whose server is killed in the middle goes on in the next one: nothing is
+// lost or doubled.
+func TestKilledMove(t *testing.T) {
+	const clients = 4000
+	dir := filepath.Join(t.TempDir(), "history")
+	history, err := boltstore.Open(filepath.Join(dir, storeFile), boltstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := usage.Batch{Stream: usage.StreamID{9}, To: 1}
+	for n := range clients {
+		b.Add(&usage.Record{
+			Time: time.Now().Add(-time.Duration(n%500) * time.Hour), Client: fmt.Sprint("client-", n), Upstream: "up", Key: "main", Model: "m",
+			Outcome: usage.Served, Final: true, Source: usage.Upstream, Tokens: usage.Tokens{Input: 10, Output: 5}, Duration: time.Second,
+		})
+	}
+	if _, err := history.Apply(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if err := history.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	redis := redistest.Start(t)
+	u := newUpstream(t)
+	first := launch(t, ownGateway(t, t.TempDir()), onRedis(u, redis))
+	broken := make(chan string)
+	go func() {
+		out, _ := caddyProgram(t, "floway", "--address="+first.admin, "usage", "move", "--dir", dir, "--no-log")
+		broken <- out
+	}()
+	// The server stands still in the middle, and dies there.
+	position := func() (seq int) {
+		for key := range strings.SplitSeq(redis.Do("KEYS", "fl:*cur:*"), "\n") {
+			if key != "" {
+				fmt.Sscan(redis.Do("HGET", key, "seq"), &seq)
+			}
+		}
+		return seq
+	}
+	eventually(t, func() error {
+		if n := position(); n < 2 {
+			return fmt.Errorf("%d rows", n)
+		}
+		return nil
+	})
+	redis.Do("CLIENT", "PAUSE", "100000", "WRITE")
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-first.done
+	redis.Do("CLIENT", "UNPAUSE")
+	if n := position(); n < 2 || n > len(b.Rows) {
+		t.Fatalf("the move was at %d of %d rows when the server died", n, len(b.Rows))
+	}
+	if out := <-broken; !strings.Contains(out, "goes on where it was") {
+		t.Errorf("the command says: %s", out)
+	}
+
+	g := start(t, onRedis(u, redis))
+	move := []string{"usage", "move", "--dir", dir, "--no-log"}
+	g.says(0, move, fmt.Sprint(clients, " requests, ", clients, " attempts, ", 15*clients, " tokens"), "all its months are equal", "moved")
+	g.reaches(clients, clients)
+	g.says(0, move, "it was all there before")
+	g.chat(hello, asAlice)
+	g.reaches(clients+1, clients+1)
+	g.says(0, []string{"ledger", "verify"}, "equal")
+	for _, by := range []string{"client", "upstream", "key", "model", "client,model"} {
+		if r := g.usage("bucket=hour&since=30d&by=" + by); r.Sum.Requests != clients+1 || r.Sum.Input != 10*(clients+1) {
+			t.Errorf("by %s: %+v", by, r.Sum)
+		}
 	}
 }
