@@ -293,7 +293,7 @@ func TestMoveCommand(t *testing.T) {
 	if err := g.load(onRedis(u, redis, "log {dir}/redis")); err != nil {
 		t.Fatal(err)
 	}
-	g.chat(hello, asAlice)
+	g.chatSoon(hello, asAlice)
 	move := []string{"usage", "move", "--dir"}
 	g.says(1, append(move, other), "is in use by another process", "stop the other one")
 	g.says(1, append(move, t.TempDir()), "holds no embedded store")
@@ -321,7 +321,7 @@ func TestMoveCommand(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "has given its history away") || !strings.Contains(err.Error(), "another directory") {
 		t.Errorf("%v", err)
 	}
-	g.chat(hello, asAlice)
+	g.chatSoon(hello, asAlice)
 	g.reaches(6, 6)
 
 	// A history whose process died with records that it had not delivered yet.

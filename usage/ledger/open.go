@@ -29,7 +29,7 @@ func Open(c Config) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := takeOver(c)
+	l, err := openDir(c)
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		err = fmt.Errorf("%w: let the user of this process write %s, or give the ledger another directory", err, c.Dir)
@@ -41,7 +41,7 @@ func Open(c Config) (*Ledger, error) {
 	return l, err
 }
 
-func takeOver(c Config) (*Ledger, error) {
+func openDir(c Config) (*Ledger, error) {
 	if err := c.FS.MkdirAll(c.Dir); err != nil {
 		return nil, fmt.Errorf("make the ledger's directory: %w", err)
 	}
