@@ -23,6 +23,10 @@ func init() {
 //	POST /floway/upstreams/reset?upstream=…&key=…  forgets what is known of a key
 //	POST /floway/check      tries every upstream key
 //	GET  /floway/ledger     how far the store has taken in what was recorded
+//	POST /floway/ledger/verify?log=…   compares the ledger with the store
+//	POST /floway/ledger/resume?log=…   lets a stream that has stopped go on
+//	POST /floway/ledger/adopt?dir=…    delivers the ledger of a host that is gone
+//	POST /floway/usage/move?dir=…      carries an embedded history into Redis
 type Admin struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -54,6 +58,10 @@ func (Admin) Routes() []caddy.AdminRoute {
 		route(http.MethodPost, "/floway/upstreams/reset", adminReset),
 		route(http.MethodPost, "/floway/check", adminCheck),
 		route(http.MethodGet, "/floway/ledger", adminLedger),
+		route(http.MethodPost, "/floway/ledger/verify", adminVerify),
+		route(http.MethodPost, "/floway/ledger/resume", adminResume),
+		route(http.MethodPost, "/floway/ledger/adopt", adminAdopt),
+		route(http.MethodPost, "/floway/usage/move", adminMove),
 	}
 }
 
@@ -116,12 +124,10 @@ func adminCheck(w http.ResponseWriter, r *http.Request) error {
 
 func adminLedger(w http.ResponseWriter, _ *http.Request) error {
 	list := []ledgerReport{}
-	openBooks.Range(func(_, value any) bool {
-		if b, ok := value.(*books); ok {
-			list = append(list, reportLedger(b))
-		}
-		return true
-	})
+	for _, b := range booksOf("") {
+		list = append(list, reportLedger(b))
+		b.release()
+	}
 	writeJSON(w, map[string]any{"ledgers": list})
 	return nil
 }

@@ -60,6 +60,11 @@ func (acc *account) open() error {
 		return err
 	}
 	b := value.(*books)
+	if b.settings.sink != acc.settings.sink {
+		_, _ = openBooks.Delete(acc.settings.log)
+		return fmt.Errorf("usage: the log in %s belongs to the store %q, which this server still uses, not to %q: give this store a log directory of its own",
+			acc.settings.log, b.settings.sink, acc.settings.sink)
+	}
 	if shared && b.settings != acc.settings {
 		acc.log.Warn("changed usage settings take effect when Caddy is restarted", "log", acc.settings.log)
 	}
@@ -86,6 +91,7 @@ type books struct {
 	settings settings
 	ledger   *ledger.Ledger
 	store    *sharedStore
+	log      *slog.Logger
 	holders  atomic.Int64 // the pool's one, and each request under way
 }
 
@@ -95,8 +101,9 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 		return nil, err
 	}
 	restored := restore(s.log, affinity)
-	led, err := ledger.Open(ledger.Config{
-		Dir: s.log, Store: store, Sink: s.sink, Durability: s.durability, OnFull: s.onFull, Log: log,
+	b := &books{settings: s, store: store, log: log}
+	b.ledger, err = ledger.Open(ledger.Config{
+		Dir: s.log, Store: store, Sink: sinkOf(s, store), Durability: s.durability, OnFull: s.onFull, Log: log, Alarm: b.alarm, FS: logFiles,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("usage: %w", err), store.release())
@@ -105,9 +112,42 @@ func newBooks(s settings, log *slog.Logger, affinity *relay.Affinity) (*books, e
 	case <-restored:
 	case <-time.After(restoreTimeout):
 	}
-	b := &books{settings: s, ledger: led, store: store}
 	b.holders.Store(1)
 	return b, nil
+}
+
+// sinkOf is the name by which a log knows its store. An embedded one may have been
+// moved to another place together with its log, which then knows the former.
+func sinkOf(s settings, store usage.Store) string {
+	if s.store != storeEmbedded {
+		return s.sink
+	}
+	who, err := ledger.Identify(s.log)
+	if err != nil || who.Genesis == "" {
+		return s.sink
+	}
+	if g, err := store.Hello(context.Background(), who.Stream); err != nil || g.Genesis != who.Genesis {
+		return s.sink
+	}
+	return who.Sink
+}
+
+// logFiles is the file layer of ledgers; nil for the operating system's. Tests put
+// one in its place whose disk is full.
+var logFiles ledger.FS
+
+// alarm makes an event of Caddy's out of trouble, in the name of a handler that
+// keeps its account here now. The ledger is quick to say; listeners may be slow.
+func (b *books) alarm(a ledger.Alarm) {
+	for _, h := range generations.handlers() {
+		if h.events == nil || h.account == nil || h.account.books.Load() != b {
+			continue
+		}
+		go h.events.Emit(h.ctx, "floway.ledger_trouble", map[string]any{
+			"kind": a.Kind, "over": a.Over, "message": a.Message, "log": b.settings.log, "store": b.settings.sink,
+		})
+		return
+	}
 }
 
 // restoreTimeout is how long a start waits for what the log says of conversations;

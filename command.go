@@ -55,9 +55,23 @@ func ask(fl caddycmd.Flags, method, uri string) (*http.Response, error) {
 		if strings.HasSuffix(err.Error(), syscall.ECONNREFUSED.Error()) { // Caddy does not wrap it
 			return nil, fmt.Errorf("ask the admin endpoint at %s: %w; is a server running there? --address or --config says where it is", address, err)
 		}
+		if refused := refusedBecause(err); refused != "" {
+			return nil, errors.New(refused)
+		}
 		return nil, fmt.Errorf("ask the admin endpoint at %s: %w", address, err)
 	}
 	return res, nil
+}
+
+// refusedBecause finds the words of a refusal in what Caddy makes of it.
+func refusedBecause(err error) string {
+	_, answer, _ := strings.Cut(err.Error(), "caddy responded with error: HTTP ")
+	_, body, _ := strings.Cut(answer, ": ")
+	var refusal struct{ Error string }
+	if json.Unmarshal([]byte(body), &refusal) != nil {
+		return ""
+	}
+	return refusal.Error
 }
 
 func askJSON(fl caddycmd.Flags, method, uri string, into any) error {
@@ -79,7 +93,12 @@ func command(use, short string, flags func(*cobra.Command), run func(caddycmd.Fl
 		flags(cmd)
 	}
 	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-		if err := run(fl, cmd); err != nil {
+		err := run(fl, cmd)
+		var verdict *verdictError
+		switch {
+		case errors.As(err, &verdict):
+			return verdict.code, err
+		case err != nil:
 			return caddy.ExitCodeFailedStartup, err
 		}
 		return caddy.ExitCodeSuccess, nil
@@ -100,7 +119,7 @@ func usageCommand() *cobra.Command {
 		f.Bool("json", false, "Print JSON")
 		f.Bool("csv", false, "Print CSV")
 	}
-	return command("usage", "Shows who used how much", flags, func(fl caddycmd.Flags, cmd *cobra.Command) error {
+	cmd := command("usage", "Shows who used how much", flags, func(fl caddycmd.Flags, cmd *cobra.Command) error {
 		v := url.Values{}
 		for _, name := range []string{"by", "since", "until", "bucket", "zone", "store"} {
 			if s := fl.String(name); s != "" {
@@ -132,6 +151,8 @@ func usageCommand() *cobra.Command {
 		}
 		return printUsage(os.Stdout, res.Body)
 	})
+	cmd.AddCommand(moveCommand())
+	return cmd
 }
 
 // printUsage prints the answer as a table for people.
@@ -287,53 +308,6 @@ func checkCommand() *cobra.Command {
 		}
 		return nil
 	})
-}
-
-func ledgerCommand() *cobra.Command {
-	flags := func(cmd *cobra.Command) { cmd.Flags().Bool("json", false, "Print JSON") }
-	return command("ledger", "Shows how far the account has been delivered to the store", flags, func(fl caddycmd.Flags, _ *cobra.Command) error {
-		if fl.Bool("json") {
-			res, err := ask(fl, http.MethodGet, "/floway/ledger")
-			if err != nil {
-				return err
-			}
-			defer res.Body.Close()
-			_, err = io.Copy(os.Stdout, res.Body)
-			return err
-		}
-		var answer struct{ Ledgers []ledgerReport }
-		if err := askJSON(fl, http.MethodGet, "/floway/ledger", &answer); err != nil {
-			return err
-		}
-		return printLedgers(os.Stdout, answer.Ledgers)
-	})
-}
-
-func printLedgers(to io.Writer, list []ledgerReport) error {
-	if len(list) == 0 {
-		fmt.Fprintln(to, "No account is kept.")
-		return nil
-	}
-	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	for i, l := range list {
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-		fmt.Fprintf(w, "LOG\t%s\n", l.Log)
-		fmt.Fprintf(w, "STORE\t%s\n", l.Store)
-		fmt.Fprintf(w, "NOT YET DELIVERED\t%d records, the oldest for %s\n", l.LagRecords, time.Duration(l.LagSeconds*float64(time.Second)).Round(time.Millisecond))
-		fmt.Fprintf(w, "STORE ANSWERED\t%s\n", clock(l.Contact))
-		fmt.Fprintf(w, "UNDER WAY\t%d attempts\n", l.Open)
-		fmt.Fprintf(w, "SETTLED\t%d attempts since the start, %d estimated, %d unknown\n", l.Settled, l.Estimated, l.Unknown)
-		fmt.Fprintf(w, "NOT RECORDED\t%d attempts, %d more were refused\n", l.Unrecorded, l.Refused)
-		fmt.Fprintf(w, "DISK\t%d MiB of %d MiB in %d files\n", l.Bytes>>20, l.MaxBytes>>20, l.Segments)
-		for _, trouble := range []string{l.Trouble, l.StoreError, l.Stopped, l.Warning} {
-			if trouble != "" {
-				fmt.Fprintf(w, "TROUBLE\t%s\n", trouble)
-			}
-		}
-	}
-	return w.Flush()
 }
 
 func keyCommand() *cobra.Command {

@@ -229,6 +229,19 @@ func (g *gateway) chat(body string, header ...string) answer {
 	return a
 }
 
+// chatSoon is chat right after an exchange of configurations, when Caddy may take
+// a connection and drop it.
+func (g *gateway) chatSoon(body string, header ...string) {
+	g.t.Helper()
+	eventually(g.t, func() error {
+		a, err := do("POST", "http://"+g.addr+chatPath, body, header...)
+		if err == nil && a.status != 200 {
+			g.t.Fatalf("status %d: %s", a.status, a.body)
+		}
+		return err
+	})
+}
+
 // ask calls the admin endpoint.
 func (g *gateway) ask(method, path string) answer {
 	g.t.Helper()

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/floway/floway/usage"
+	"github.com/floway/floway/usage/ledger"
 )
 
 // The collectors are made once for the process, so that they keep their counts
@@ -37,21 +38,71 @@ var (
 )
 
 // stateCollector tells values that are read when they are asked for.
-type stateCollector struct{ keys, lag, unrecorded, unestimated *prometheus.Desc }
+type stateCollector struct {
+	keys, unestimated *prometheus.Desc
+	ledgers           []ledgerMetric
+}
+
+// ledgerMetric is a number of each ledger.
+type ledgerMetric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*ledger.Stats) float64
+}
+
+func ledgerValue(name, help string, kind prometheus.ValueType, value func(*ledger.Stats) float64) ledgerMetric {
+	return ledgerMetric{prometheus.NewDesc("caddy_floway_"+name, help, []string{"log"}, nil), kind, value}
+}
 
 var states = stateCollector{
-	keys:       prometheus.NewDesc("caddy_floway_keys", "Keys of an upstream by their state.", []string{"upstream", "state"}, nil),
-	lag:        prometheus.NewDesc("caddy_floway_ledger_lag_records", "Records that the store has not yet taken in.", []string{"log"}, nil),
-	unrecorded: prometheus.NewDesc("caddy_floway_unrecorded_total", "Attempts that could not be recorded.", []string{"log"}, nil),
+	keys: prometheus.NewDesc("caddy_floway_keys", "Keys of an upstream by their state.", []string{"upstream", "state"}, nil),
 	unestimated: prometheus.NewDesc("caddy_floway_unestimated_total",
 		"Attempts without a report of usage that are counted by their bytes alone, because too many waited for the tokenizer.", nil, nil),
+	ledgers: []ledgerMetric{
+		ledgerValue("ledger_lag_records", "Records that the store has not yet taken in.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return float64(s.LagRecords) }),
+		ledgerValue("ledger_lag_seconds", "Age of the oldest settled attempt that the store has not yet taken in.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return s.LagAge.Seconds() }),
+		ledgerValue("ledger_bytes", "Bytes that the ledger takes on the disk.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return float64(s.Bytes) }),
+		ledgerValue("ledger_max_bytes", "Bytes that the ledger may take on the disk.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return float64(s.MaxBytes) }),
+		ledgerValue("ledger_open_attempts", "Attempts that are under way.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return float64(s.Open) }),
+		ledgerValue("ledger_unknown_total", "Attempts of which nobody knows what they used, those found open at the start among them.", prometheus.CounterValue,
+			func(s *ledger.Stats) float64 { return float64(s.Unknown) }),
+		ledgerValue("ledger_estimated_total", "Attempts whose use is estimated, wholly or partly.", prometheus.CounterValue,
+			func(s *ledger.Stats) float64 { return float64(s.Estimated) }),
+		ledgerValue("ledger_refused_total", "Attempts that were refused, since they could not be recorded.", prometheus.CounterValue,
+			func(s *ledger.Stats) float64 { return float64(s.Refused) }),
+		ledgerValue("ledger_missing_records_total", "Records that could not be read.", prometheus.CounterValue,
+			func(s *ledger.Stats) float64 { return float64(s.Missing) }),
+		ledgerValue("ledger_dead_letters", "Increments of the stream that the store could not book, ever.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return float64(s.DeadLetters) }),
+		ledgerValue("ledger_stopped", "1 if nothing is delivered until somebody decides, else 0.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return oneIf(s.Stopped != "") }),
+		ledgerValue("ledger_trouble", "1 if the disk takes no records, else 0.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return oneIf(s.Trouble != "") }),
+		ledgerValue("ledger_clock_skew_seconds", "How far the store's clock is ahead.", prometheus.GaugeValue,
+			func(s *ledger.Stats) float64 { return s.Skew.Seconds() }),
+		ledgerValue("unrecorded_total", "Attempts that could not be recorded.", prometheus.CounterValue,
+			func(s *ledger.Stats) float64 { return float64(s.Unrecorded) }),
+	},
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func (s stateCollector) Describe(out chan<- *prometheus.Desc) {
 	out <- s.keys
-	out <- s.lag
-	out <- s.unrecorded
 	out <- s.unestimated
+	for _, m := range s.ledgers {
+		out <- m.desc
+	}
 }
 
 func (s stateCollector) Collect(out chan<- prometheus.Metric) {
@@ -70,8 +121,9 @@ func (s stateCollector) Collect(out chan<- prometheus.Metric) {
 	openBooks.Range(func(key, value any) bool {
 		if b, ok := value.(*books); ok {
 			st := b.ledger.Stats()
-			out <- prometheus.MustNewConstMetric(s.lag, prometheus.GaugeValue, float64(st.LagRecords), key.(string))
-			out <- prometheus.MustNewConstMetric(s.unrecorded, prometheus.CounterValue, float64(st.Unrecorded), key.(string))
+			for _, m := range s.ledgers {
+				out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&st), key.(string))
+			}
 		}
 		return true
 	})

@@ -46,9 +46,10 @@ func caddyProgram(t testing.TB, args ...string) (string, error) {
 
 func caddyProgramWith(t testing.TB, input string, args ...string) (string, error) {
 	t.Helper()
+	path := caddyPath(t) // building it is not timed
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, caddyPath(t), args...)
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin = strings.NewReader(input)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

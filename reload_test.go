@@ -188,7 +188,7 @@ func TestFailedReload(t *testing.T) {
 	if err := g.load(site{block: u.block() + bob}); err != nil {
 		t.Fatal(err)
 	}
-	g.chat(hello, asBob)
+	g.chatSoon(hello, asBob)
 }
 
 // However often the configuration is exchanged, every request is answered and

@@ -241,47 +241,6 @@ func instant(t time.Time) *time.Time {
 	return &t
 }
 
-// ledgerReport is what is told of one ledger. Counts are since the start.
-type ledgerReport struct {
-	Log         string     `json:"log"`
-	Store       string     `json:"store"`
-	LagRecords  uint64     `json:"lag_records"`
-	LagBytes    int64      `json:"lag_bytes"`
-	LagSeconds  float64    `json:"lag_seconds"`
-	Open        int        `json:"open_attempts"`
-	Settled     uint64     `json:"settled_attempts"`
-	Estimated   uint64     `json:"estimated_attempts"`
-	Unknown     uint64     `json:"unknown_attempts"`
-	Refused     uint64     `json:"refused_attempts"`
-	Unrecorded  uint64     `json:"unrecorded_attempts"`
-	DeadLetters uint64     `json:"dead_letters"`
-	Segments    int        `json:"segments"`
-	Bytes       int64      `json:"bytes"`
-	MaxBytes    int64      `json:"max_bytes"`
-	Unclean     bool       `json:"unclean_start,omitempty"`
-	Recovered   int        `json:"recovered_attempts,omitempty"`
-	Missing     uint64     `json:"missing_records,omitempty"`
-	Trouble     string     `json:"trouble,omitempty"`
-	StoreError  string     `json:"store_error,omitempty"`
-	Stopped     string     `json:"stopped,omitempty"`
-	Warning     string     `json:"warning,omitempty"`
-	Contact     *time.Time `json:"store_answered,omitempty"`
-}
-
-func reportLedger(b *books) ledgerReport {
-	s := b.ledger.Stats()
-	return ledgerReport{
-		Log: b.settings.log, Store: b.settings.sink,
-		LagRecords: s.LagRecords, LagBytes: s.LagBytes, LagSeconds: s.LagAge.Seconds(),
-		Open: s.Open, Settled: s.Settled, Estimated: s.Estimated, Unknown: s.Unknown,
-		Refused: s.Refused, Unrecorded: s.Unrecorded, DeadLetters: s.DeadLetters,
-		Segments: s.Segments, Bytes: s.Bytes, MaxBytes: s.MaxBytes,
-		Unclean: s.Unclean, Recovered: s.Recovered, Missing: s.Missing,
-		Trouble: s.Trouble, StoreError: s.StoreError, Stopped: s.Stopped, Warning: s.Warning,
-		Contact: instant(s.Contact),
-	}
-}
-
 // checkReport is what became of trying one key.
 type checkReport struct {
 	Upstream string `json:"upstream"`

@@ -119,12 +119,12 @@ func (u *Usage) resolve() (settings, error) {
 			return s, errors.New("usage: url, username, password and namespace belong to the store redis")
 		}
 		if s.dir == "" {
-			s.dir = filepath.Join(caddy.AppDataDir(), "floway")
+			s.dir = defaultDir()
 		}
 		if s.dir, err = filepath.Abs(s.dir); err != nil {
 			return s, fmt.Errorf("usage: dir: %w", err)
 		}
-		s.sink = "embedded:" + s.dir
+		s.sink = embeddedSink(s.dir)
 	case storeRedis:
 		if s.dir != "" {
 			return s, errors.New("usage: dir belongs to the store embedded")
@@ -178,8 +178,18 @@ func (s *settings) openStore() (usage.Store, error) {
 	if s.store == storeRedis {
 		return s.newRedis()
 	}
-	return boltstore.Open(filepath.Join(s.dir, "usage.db"), boltstore.Options{Retention: s.retention})
+	return boltstore.Open(filepath.Join(s.dir, storeFile), boltstore.Options{Retention: s.retention})
 }
+
+// storeFile is the embedded store's in its directory.
+const storeFile = "usage.db"
+
+// defaultDir is the directory of the embedded store where the configuration names
+// none.
+func defaultDir() string { return filepath.Join(caddy.AppDataDir(), "floway") }
+
+// embeddedSink is the identity of the embedded store in dir.
+func embeddedSink(dir string) string { return "embedded:" + dir }
 
 // resolve replaces the placeholders of a configured value. The result belongs
 // into unexported fields only: configurations are printed and saved.

@@ -9,7 +9,7 @@ import (
 // of the months, which are never removed. Nothing but dead letters, or somebody's
 // hand, makes them differ.
 type Balance struct {
-	// Streams is the sum of the totals of all streams.
+	// Streams is the sum of the totals of all streams, retired ones included.
 	Streams Counts
 	// Months are the sums of all months, by each dimension.
 	Months [Dimensions]Counts
@@ -36,7 +36,7 @@ func Weigh(ctx context.Context, s Store) (*Balance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the streams: %w", err)
 	}
-	b := &Balance{Quiet: true}
+	b := &Balance{Streams: before.Retired, DeadLetters: before.RetiredLetters, Quiet: true}
 	for i := range before.Streams {
 		b.Streams.Add(&before.Streams[i].Totals)
 		b.DeadLetters += before.Streams[i].DeadLetters
@@ -60,7 +60,7 @@ func Weigh(ctx context.Context, s Store) (*Balance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the streams: %w", err)
 	}
-	if len(before.Streams) != len(after.Streams) {
+	if len(before.Streams) != len(after.Streams) || before.Retired != after.Retired {
 		b.Quiet = false
 		return b, nil
 	}

@@ -121,6 +121,26 @@ func (c Counts) MarshalJSON() ([]byte, error) {
 	return append(c.appendJSON([]byte{'{'}), '}'), nil
 }
 
+// UnmarshalJSON reads what MarshalJSON wrote, but for the histograms, which that
+// leaves out.
+func (c *Counts) UnmarshalJSON(data []byte) error {
+	var members map[string]json.Number
+	if err := json.Unmarshal(data, &members); err != nil {
+		return err
+	}
+	*c = Counts{}
+	for f := range DurationHist {
+		if n, ok := members[f.String()]; ok {
+			v, err := n.Int64()
+			if err != nil {
+				return fmt.Errorf("%v: %w", f, err)
+			}
+			c[f] = v
+		}
+	}
+	return nil
+}
+
 func (c *Counts) appendJSON(b []byte) []byte {
 	for i, col := range columns {
 		text := col.text(c)

@@ -18,6 +18,12 @@ func (s StreamID) String() string { return hex.EncodeToString(s[:]) }
 // MarshalText is String for JSON.
 func (s StreamID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, s[:]), nil }
 
+// UnmarshalText is ParseStreamID for JSON.
+func (s *StreamID) UnmarshalText(text []byte) (err error) {
+	*s, err = ParseStreamID(string(text))
+	return err
+}
+
 // ParseStreamID is the inverse of StreamID.String.
 func ParseStreamID(text string) (s StreamID, err error) {
 	if len(text) != hex.EncodedLen(len(s)) {
@@ -71,10 +77,19 @@ type Audit struct {
 	// Late is what came when its bucket was already past its retention: it is in
 	// the streams' totals and the months, and in no bucket of the table.
 	LateHours, LateDays Counts
+	// Retired is the sum of the totals of all streams that the store let go of,
+	// because they did not move for StreamLife, and RetiredLetters that of their
+	// dead letters. They are no longer in Streams.
+	Retired        Counts
+	RetiredLetters uint64
 	// DeadLetters are the latest increments that could not be booked, oldest
 	// first, at most MaxDeadLetters.
 	DeadLetters []DeadLetter
 }
+
+// StreamLife is how long a store that many instances feed keeps the position of a
+// stream after nobody used it any more.
+const StreamLife = 90 * 24 * time.Hour
 
 // StreamPosition is the position of one stream.
 type StreamPosition struct {
@@ -124,6 +139,7 @@ var (
 	ErrForeign     = errors.New("holds something that floway did not write")
 	ErrNewer       = errors.New("was written by a later version of floway")
 	ErrInUse       = errors.New("is in use by another process")
+	ErrMoved       = errors.New("has given its history away")
 	ErrClosed      = errors.New("is closed")
 )
 

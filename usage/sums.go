@@ -67,6 +67,16 @@ const (
 	Tables int = iota // the number of them
 )
 
+var tableNames = [Tables]string{"hours", "days", "days by dimension", "months by dimension"}
+
+// String names the table for people.
+func (t Table) String() string {
+	if int(t) < Tables {
+		return tableNames[t]
+	}
+	return fmt.Sprintf("table %d", uint8(t))
+}
+
 // Single says whether the table keeps each dimension by itself.
 func (t Table) Single() bool { return t == DailyBy || t == MonthlyBy }
 

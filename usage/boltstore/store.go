@@ -31,6 +31,9 @@ type Options struct {
 	// LockTimeout is how long Open waits for another process to let go of the
 	// file; default 1s.
 	LockTimeout time.Duration
+	// Moved opens the file even if its history has gone to another store. Without
+	// it that is an error, for nothing may be counted here any more.
+	Moved bool
 	// Now is the store's clock; default time.Now.
 	Now func() time.Time
 }
@@ -87,7 +90,7 @@ func Open(path string, o Options) (*Store, error) {
 	if err := create(path); err != nil {
 		return nil, s.explain(err)
 	}
-	if err := s.open(o.LockTimeout); err != nil {
+	if err := s.open(o.LockTimeout, o.Moved); err != nil {
 		return nil, s.explain(err)
 	}
 	return s, nil
@@ -161,7 +164,7 @@ func syncDir(dir string) error {
 }
 
 // open takes the file's lock and sees whether it is one of ours.
-func (s *Store) open(patience time.Duration) (err error) {
+func (s *Store) open(patience time.Duration, moved bool) (err error) {
 	defer func() {
 		if err != nil && s.db != nil {
 			s.db.Close()
@@ -199,7 +202,11 @@ func (s *Store) open(patience time.Duration) (err error) {
 			}
 		}
 		s.genesis = string(meta.Get(genesisKey))
-		return nil
+		m, err := readMoved(tx)
+		if err == nil && m != (usage.Moved{}) && !moved {
+			return fmt.Errorf("%w to %s", usage.ErrMoved, m.To)
+		}
+		return err
 	})
 }
 
@@ -238,6 +245,7 @@ func (s *Store) explain(err error) error {
 		{bolterrors.ErrChecksum, usage.ErrForeign, "restore it from a backup, or move it away"},
 		{errForeign, usage.ErrForeign, "restore it from a backup, or move it away"},
 		{usage.ErrNewer, usage.ErrNewer, "update floway"},
+		{usage.ErrMoved, usage.ErrMoved, "use that store, or give floway another directory"},
 		{syscall.ENOSPC, usage.ErrFull, "make room on the disk"},
 		{syscall.EDQUOT, usage.ErrFull, "make room on the disk"},
 		{syscall.EROFS, usage.ErrReadOnly, "the file system is mounted read-only"},

@@ -802,7 +802,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"another store", func(_ *memFS, c *Config) { c.Sink = "two" }, `belongs to the store "one", not to "two"`},
 		{"no manifest", func(disk *memFS, _ *Config) { delete(disk.names, "d/stream") }, "restore it, or move the directory away"},
 		{"damaged manifest", func(disk *memFS, _ *Config) { disk.names["d/stream"].data[5] = 0 }, "which stream the log"},
-		{"no room", func(disk *memFS, _ *Config) { disk.room = 10 }, "no space left"},
+		{"no room", func(disk *memFS, _ *Config) { disk.room = 10 }, "no space left on device: make room on the disk of d"},
 		{"in use", func(disk *memFS, _ *Config) { disk.locks["d/lock"] = true }, "in use by another ledger"},
 		{"a disk that fails", func(disk *memFS, _ *Config) {
 			disk.fault = func(_ int, op string) fault {

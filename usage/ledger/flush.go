@@ -40,7 +40,7 @@ var (
 	// ErrPositionLost: the store still holds its sums but no longer knows how far
 	// it took the stream in. To send again could count twice.
 	ErrPositionLost = errors.New("the store has lost the position of this stream and nothing else, so nothing is sent that may be counted already: " +
-		"look why keys disappear there (eviction, deletion); resuming the ledger goes on behind what was acknowledged last")
+		"look why keys disappear there (eviction, deletion, an instance that was away for 90 days); resuming the ledger goes on behind what was acknowledged last")
 )
 
 var errRenamed = errors.New("the stream has a new name")
@@ -120,15 +120,21 @@ func (f *flusher) sleep(d time.Duration, wake <-chan struct{}) {
 // may be more.
 func (f *flusher) step() (more bool, err error) {
 	f.mu.Lock()
-	stopped, resume, at := f.tally.stopped, f.resume, f.mark.Seq
+	stopped, resume := f.tally.stopped, f.resume
 	f.resume = false
 	f.mu.Unlock()
 	if resume && stopped != nil {
-		if err := f.rename(at, "resumed"); err != nil {
+		if err := f.goOn(stopped); err != nil {
 			return false, err
 		}
 	} else if stopped != nil {
 		return false, nil
+	}
+	select {
+	case f.booking <- struct{}{}:
+		defer func() { <-f.booking }()
+	case <-f.storing.Done():
+		return false, f.storing.Err()
 	}
 	ctx, cancel := context.WithTimeout(f.storing, callTimeout)
 	defer cancel()
@@ -147,9 +153,19 @@ func (f *flusher) step() (more bool, err error) {
 	if b == nil || err != nil {
 		return more, err
 	}
+	f.mu.Lock()
+	doubt := f.mark.Sending
+	f.mark.Sending = max(doubt, b.To)
+	f.mu.Unlock()
+	f.saveMark()
 	p, err := f.cfg.Store.Apply(ctx, b)
 	again := f.mismatched
 	f.mismatched = errors.Is(err, usage.ErrMismatch)
+	if f.mismatched {
+		f.mu.Lock()
+		f.mark.Sending = doubt // it did not take this
+		f.mu.Unlock()
+	}
 	switch {
 	case errors.Is(err, usage.ErrFenced):
 		return false, f.halt(ErrFenced)
@@ -260,10 +276,11 @@ func (f *flusher) acknowledge(b *usage.Batch, p usage.Position) error {
 	f.mu.Lock()
 	f.from = b.To
 	f.mark.Seq, f.mark.Chain, f.mark.Epoch, f.mark.Confirmed = b.To, b.Chain, b.Epoch, b.Epoch
+	f.mark.Sending = 0
 	f.clear = max(f.clear, b.To)
 	f.oldest = time.Time{}
 	f.tally.contact = f.cfg.Clock()
-	f.letters(p)
+	f.tally.deadLetters = p.DeadLetters
 	genesis := f.tally.genesis
 	f.changed.Broadcast()
 	f.mu.Unlock()
@@ -291,14 +308,6 @@ func (f *flusher) knowGenesis(genesis string) error {
 	f.manifest.Genesis = genesis
 	f.mu.Unlock()
 	return nil
-}
-
-// letters takes over how many dead letters the store has of the stream.
-func (l *Ledger) letters(p usage.Position) {
-	if n := p.DeadLetters; n > l.tally.deadLetters {
-		l.cfg.Log.Error("the store could not book increments", "dir", l.cfg.Dir, "dead_letters", n)
-	}
-	l.tally.deadLetters = p.DeadLetters
 }
 
 // saveMark writes the bookmark. A failure costs no more than a slower answer to a
@@ -396,7 +405,10 @@ func (l *Ledger) note(g usage.Greeting) {
 		l.cfg.Log.Warn("the store is not set up as it should be", "dir", l.cfg.Dir, "warning", g.Warning)
 	}
 	l.tally.skew, l.tally.warning, l.tally.genesis, l.tally.contact = skew, g.Warning, g.Genesis, now
-	l.letters(g.Position)
+	l.tally.deadLetters = g.Position.DeadLetters
+	if !l.tally.greeted {
+		l.tally.greeted, l.tally.oldLetters = true, g.Position.DeadLetters
+	}
 }
 
 // start begins with a store that does not know the stream: a new one, or one that
@@ -416,7 +428,7 @@ func (f *flusher) start(g usage.Greeting) error {
 		f.report(gap{base + 1, oldest, "the store lost them after the ledger let them go"})
 	}
 	f.mu.Lock()
-	f.from = 0
+	f.from, f.blind = 0, false
 	f.mark = bookmark{Stream: f.manifest.Stream, Seq: origin, Epoch: f.epoch, Confirmed: f.epoch, Origin: origin}
 	f.clear = origin
 	f.mu.Unlock()
@@ -432,11 +444,12 @@ func (f *flusher) follow(g usage.Greeting) error {
 		f.cfg.Log.Error("the store went back; sending again", "dir", f.cfg.Dir, "from", p.Seq+1, "to", f.mark.Seq)
 		f.clear = p.Seq
 	}
-	f.from = p.Seq
+	f.from, f.blind = p.Seq, false
 	f.clear = max(f.clear, p.Seq)
+	f.mark.Sending = 0
 	f.mark.Seq, f.mark.Chain, f.mark.Epoch, f.mark.Confirmed = p.Seq, p.Chain, p.Epoch, f.epoch
 	if f.mark.Unsure {
-		f.mark.Origin, f.mark.Before, f.mark.Unsure = p.Seq, p.Totals.Append(nil), false
+		f.beginAt(p.Seq, p.Totals)
 	}
 	f.changed.Broadcast()
 	f.mu.Unlock()
@@ -451,13 +464,21 @@ func (f *flusher) leap(g usage.Greeting, oldest uint64) error {
 	p := g.Position
 	f.report(gap{p.Seq + 1, oldest, "the store lost them after the ledger let them go"})
 	f.mu.Lock()
-	f.from = p.Seq
+	f.from, f.blind = p.Seq, false
 	f.clear = oldest
+	f.mark.Sending = 0
 	f.mark.Seq, f.mark.Chain, f.mark.Epoch, f.mark.Confirmed = oldest, p.Chain, p.Epoch, f.epoch
-	f.mark.Origin, f.mark.Before, f.mark.Unsure = oldest, p.Totals.Append(nil), false
+	f.beginAt(oldest, p.Totals)
 	f.mu.Unlock()
 	f.reader.seek(oldest)
 	return nil
+}
+
+// beginAt takes down what the store had counted of the stream up to a record, as
+// the store says. Of what hours that was nobody knows, so of any up to now.
+func (f *flusher) beginAt(origin uint64, totals usage.Counts) {
+	f.mark.Origin, f.mark.Before, f.mark.Unsure = origin, totals.Append(nil), false
+	f.mark.Latest = f.cfg.Clock().Unix()
 }
 
 // halt stops the stream until it is resumed or opened again.
@@ -474,14 +495,42 @@ func (f *flusher) halt(why error) error {
 	return why
 }
 
+// ErrNotStopped: there is nothing to resume.
+var ErrNotStopped = errors.New("the ledger's stream has not stopped")
+
 // Resume lets a stream that has stopped (see Stats.Stopped) go on, under a new
-// name, behind what the store acknowledged last. An operator calls it who has
-// understood why it stopped.
-func (l *Ledger) Resume() {
+// name, behind what the store acknowledged last. What it may have counted beyond
+// that is not sent again and reported as a gap. An operator calls it who has
+// understood why the stream stopped. The error is nil or ErrNotStopped.
+func (l *Ledger) Resume() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.tally.stopped == nil {
+		return ErrNotStopped
+	}
 	l.resume = true
 	signal(l.settled)
+	return nil
+}
+
+// goOn resumes the stream.
+func (f *flusher) goOn(stopped error) error {
+	f.mu.Lock()
+	at, sure := f.mark.Seq, f.mark.Seq
+	if errors.Is(stopped, ErrPositionLost) {
+		at = max(at, f.mark.Sending)
+		if f.blind {
+			at = max(at, f.inherited)
+		}
+	}
+	f.mu.Unlock()
+	if err := f.rename(at, "resumed"); err != nil {
+		return err
+	}
+	if at > sure {
+		f.report(gap{sure + 1, at, "nobody knows whether the store had counted them when it lost its position"})
+	}
+	return nil
 }
 
 // rename goes on under a new stream id, with the records behind at.
@@ -500,7 +549,7 @@ func (f *flusher) rename(at uint64, why string) error {
 	f.manifest = m
 	f.mark = bookmark{Stream: m.Stream, Seq: at, Origin: at}
 	f.tally.stopped = nil
-	f.from = 0
+	f.from, f.blind = 0, false
 	f.clear = at
 	f.mu.Unlock()
 	f.saveMark()

@@ -319,7 +319,9 @@ func TestLostPositionStopsTheStream(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 
-		l.Resume()
+		if err := l.Resume(); err != nil {
+			t.Fatal(err)
+		}
 		synctest.Wait()
 		time.Sleep(time.Second)
 		flush(t, l)
@@ -407,7 +409,9 @@ func TestFencedStreamCanBeResumed(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		a.attempts(t, l, 151, 300)
-		l.Resume()
+		if err := l.Resume(); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(time.Second)
 		flush(t, l)
 		a.check(t, store)

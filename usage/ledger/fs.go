@@ -49,6 +49,9 @@ var ErrLocked = errors.New("in use by another ledger")
 // disk is the operating system's file layer.
 type disk struct{}
 
+// Disk is the operating system's file layer, to build others on.
+func Disk() FS { return disk{} }
+
 func (disk) MkdirAll(dir string) error { return os.MkdirAll(dir, 0o700) }
 
 func (disk) List(dir string) ([]string, error) {

@@ -76,6 +76,9 @@ type Config struct {
 	Clock func() time.Time
 	// Log takes what an operator should know; nothing by default.
 	Log *slog.Logger
+	// Alarm is told of trouble, by one goroutine that waits for it to return; nil
+	// for nobody.
+	Alarm func(Alarm)
 	// FS is the file layer; the operating system's by default.
 	FS FS
 }
@@ -143,8 +146,11 @@ type Ledger struct {
 	stop      chan struct{}
 	storing   context.Context
 	stopStore context.CancelFunc
-	flushing  sync.WaitGroup // the flusher
-	keeping   sync.WaitGroup // the other goroutines
+	// reading is the context of whoever reads the log for long; Close ends it.
+	reading     context.Context
+	stopReading context.CancelFunc
+	flushing    sync.WaitGroup // the flusher
+	keeping     sync.WaitGroup // the other goroutines
 
 	// Signals with room for one. Whoever gets one looks at the state.
 	dirty   chan struct{} // there are records that the disk does not have
@@ -152,6 +158,10 @@ type Ledger struct {
 	provide chan struct{} // a segment is needed, or something is to be mended
 	settled chan struct{} // the flusher has something to do
 	hurry   chan struct{} // … and somebody waits for it
+
+	// booking has room for the one who may use the store's position: the flusher,
+	// or Verify, which wants it to stay.
+	booking chan struct{}
 
 	trimming sync.Mutex // held while acknowledged segments are deleted
 	marking  sync.Mutex // held while the bookmark is written
@@ -194,8 +204,12 @@ type Ledger struct {
 	clear       uint64 // up to here the store has all that counts
 	oldest      time.Time
 	resume      bool
-	tally       tally
-	gaps        map[uint64]uint64 // ranges that were reported missing
+	// inherited is the last record of the processes before this one. As long as
+	// blind, nobody knows which of them the store has.
+	inherited uint64
+	blind     bool
+	tally     tally
+	gaps      map[uint64]uint64 // ranges that were reported missing
 }
 
 // attempt is one that is open: where its reserve, or its latest progress, lies.
@@ -494,6 +508,7 @@ func (l *Ledger) Close(ctx context.Context) error {
 	l.closing = true
 	l.changed.Broadcast()
 	l.mu.Unlock()
+	l.stopReading()
 
 	err := l.Flush(ctx)
 	l.stopStore()

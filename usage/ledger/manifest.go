@@ -82,6 +82,21 @@ func (m *manifest) knows(stream usage.StreamID) bool {
 	return false
 }
 
+// Identity says whose log a directory holds.
+type Identity struct {
+	Stream usage.StreamID
+	// Sink is the store that the log was made for, Genesis the name of that store
+	// itself; empty if it has never taken anything in.
+	Sink, Genesis string
+}
+
+// Identify says whose log dir holds, beside whoever uses it. The error wraps
+// fs.ErrNotExist if it holds none.
+func Identify(dir string) (Identity, error) {
+	m, err := readManifest(disk{}, dir)
+	return Identity{m.id, m.Sink, m.Genesis}, err
+}
+
 // readManifest reads the manifest of dir. The error wraps fs.ErrNotExist if there
 // is none.
 func readManifest(fsys FS, dir string) (manifest, error) {
@@ -139,11 +154,17 @@ type bookmark struct {
 	Confirmed uint64 `json:"confirmed"`
 	// Fenced: the store refused a batch because a later opening had written.
 	Fenced bool `json:"fenced,omitempty"`
+	// Sending is the last record of the batch that was sent last, if that is not
+	// acknowledged. Should the store lose its position at that moment, nobody knows
+	// whether it has counted the batch.
+	Sending uint64 `json:"sending,omitempty"`
 	// Origin is the record behind which the log holds all that the store counted,
 	// and Before what the stream's totals were there, in the encoding of
-	// usage.Counts. Unsure: nobody knows what they were.
+	// usage.Counts; Latest is the latest instant at which any of that was settled,
+	// in Unix seconds. Unsure: nobody knows what they were.
 	Origin uint64 `json:"origin"`
 	Before []byte `json:"before,omitempty"`
+	Latest int64  `json:"latest,omitempty"`
 	Unsure bool   `json:"unsure,omitempty"`
 }
 

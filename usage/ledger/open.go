@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/floway/floway/usage"
@@ -28,6 +29,19 @@ func Open(c Config) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
+	l, err := openDir(c)
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		err = fmt.Errorf("%w: let the user of this process write %s, or give the ledger another directory", err, c.Dir)
+	case errors.Is(err, syscall.ENOTDIR):
+		err = fmt.Errorf("%w: move away what is in the place of %s, or give the ledger another directory", err, c.Dir)
+	case errors.Is(err, syscall.ENOSPC):
+		err = fmt.Errorf("%w: make room on the disk of %s, or give the ledger another directory; what it holds stays", err, c.Dir)
+	}
+	return l, err
+}
+
+func openDir(c Config) (*Ledger, error) {
 	if err := c.FS.MkdirAll(c.Dir); err != nil {
 		return nil, fmt.Errorf("make the ledger's directory: %w", err)
 	}
@@ -50,17 +64,20 @@ func Open(c Config) (*Ledger, error) {
 		buf:     make([]byte, frameHeader, maxFrame),
 		open:    make(map[uint64]attempt),
 		gaps:    make(map[uint64]uint64),
+		booking: make(chan struct{}, 1),
 	}
 	l.changed.L = &l.mu
 	l.syncDelay, l.syncBytes = c.Durability.leeway()
 	l.storing, l.stopStore = context.WithCancel(context.Background())
+	l.reading, l.stopReading = context.WithCancel(context.Background())
 	if err := l.takeOver(); err != nil {
 		l.abandon()
 		return nil, err
 	}
 	l.flushing.Add(1)
 	go l.flushLoop()
-	l.keeping.Add(2)
+	l.keeping.Add(3)
+	go l.watchLoop()
 	go l.syncLoop()
 	go l.provideLoop()
 	signal(l.provide)
@@ -70,6 +87,7 @@ func Open(c Config) (*Ledger, error) {
 // abandon lets go of everything after an opening that did not succeed.
 func (l *Ledger) abandon() {
 	l.stopStore()
+	l.stopReading()
 	for _, s := range l.segments {
 		if s.file != nil {
 			s.file.Close()
@@ -105,7 +123,8 @@ func (l *Ledger) takeOver() error {
 	if err != nil {
 		return fmt.Errorf("recover the ledger in %s: %w", l.cfg.Dir, err)
 	}
-	l.last, l.chain = rec.last, rec.chain
+	l.last, l.chain, l.inherited = rec.last, rec.chain, rec.last
+	l.blind = !known && l.manifest.Genesis != ""
 	l.epoch = max(rec.epoch, l.mark.Epoch, l.mark.Confirmed) + 1
 	oldest := uint64(0)
 	if len(l.segments) > 0 {

@@ -21,6 +21,10 @@ type tally struct {
 	contact           time.Time
 	genesis, warning  string
 	skew              time.Duration
+
+	// oldLetters are the dead letters that the store had when it was first asked.
+	greeted    bool
+	oldLetters uint64
 }
 
 // Stats is what a ledger says of itself. Counts are since Open unless stated.

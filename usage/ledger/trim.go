@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/floway/floway/usage"
 )
@@ -37,10 +38,14 @@ func (l *Ledger) trim(pressure bool) bool {
 	}
 
 	// What the segment counts must be known when it is gone, for Verify.
-	unsure := mark.Unsure
+	unsure, latest := mark.Unsure, mark.Latest
 	before, rest, err := usage.ParseCounts(mark.Before)
 	if err == nil {
-		err = total(l.cfg.FS, seeds, spans, mark.Origin, s.last, &before, func(from, to uint64) { unsure = true })
+		err = each(l.cfg.FS, seeds, spans, mark.Origin, s.last, func(r, was *usage.Record) error {
+			add(&before, r, was)
+			latest = max(latest, booked(r, was).Unix())
+			return nil
+		}, func(from, to uint64) { unsure = true })
 	}
 	if err != nil {
 		unsure = true
@@ -53,7 +58,7 @@ func (l *Ledger) trim(pressure bool) bool {
 	}
 	l.segments = l.segments[1:]
 	if l.mark.Origin < s.last {
-		l.mark.Origin, l.mark.Unsure = s.last, unsure
+		l.mark.Origin, l.mark.Unsure, l.mark.Latest = s.last, unsure, latest
 		l.mark.Before = append(before.Append(nil), rest...)
 	}
 	l.mu.Unlock()
@@ -86,8 +91,9 @@ func (l *Ledger) expendable(pressure bool) bool {
 	return newer >= l.cfg.KeepBytes && l.cfg.Clock().Sub(ended) >= l.cfg.KeepFor
 }
 
-// total adds up what the records behind after count, up to and with upto.
-func total(fsys FS, seeds []uint32, spans []span, after, upto uint64, sum *usage.Counts, missing func(from, to uint64)) error {
+// each calls fn for each record behind after, up to and with upto, that counts; was
+// is what a correction replaces, else nil. Both are valid until fn returns.
+func each(fsys FS, seeds []uint32, spans []span, after, upto uint64, fn func(r, was *usage.Record) error, missing func(from, to uint64)) error {
 	r := logReader{fs: fsys, seeds: seeds, spans: spans, missing: func(from, to uint64) {
 		if from <= upto {
 			missing(from, min(to, upto))
@@ -96,7 +102,7 @@ func total(fsys FS, seeds []uint32, spans []span, after, upto uint64, sum *usage
 	defer r.close()
 	r.seek(after)
 	interned := make(names)
-	var rec, was usage.Record
+	var rec, old usage.Record
 	for {
 		f, _, err := r.next()
 		if err == io.EOF {
@@ -116,21 +122,40 @@ func total(fsys FS, seeds []uint32, spans []span, after, upto uint64, sum *usage
 		default:
 			continue
 		}
-		if err := takeRecord(f.payload, &rec, &was, interned); err != nil {
+		if err := takeRecord(f.payload, &rec, &old, interned); err != nil {
 			missing(f.seq, f.seq)
 			continue
 		}
-		c := rec.Counts()
-		sum.Add(&c)
-		if f.kind == Corrected {
-			c := was.Counts()
-			for i := range c {
-				c[i] = -c[i]
-			}
-			sum.Add(&c)
+		was := &old
+		if f.kind != Corrected {
+			was = nil
+		}
+		if err := fn(&rec, was); err != nil {
+			return err
 		}
 		if r.breaks > 0 {
 			return fmt.Errorf("record %d does not follow the one before", f.seq)
 		}
 	}
+}
+
+// add adds what a record counts to a sum.
+func add(sum *usage.Counts, r, was *usage.Record) {
+	c := r.Counts()
+	sum.Add(&c)
+	if was != nil {
+		c := was.Counts()
+		for i := range c {
+			c[i] = -c[i]
+		}
+		sum.Add(&c)
+	}
+}
+
+// booked is the instant that decides in which hour a record is counted.
+func booked(r, was *usage.Record) time.Time {
+	if was != nil {
+		return was.Time
+	}
+	return r.Time
 }

@@ -27,10 +27,11 @@ type Config struct {
 	//	redis+sentinel://[user:password@]sentinel[:port][,sentinel[:port]…]/master[/database]
 	//
 	// or the same with rediss for redis: over TLS, the certificate checked against
-	// the system's roots. User and password may be percent-encoded; they are those
-	// of the servers, not those of the sentinels.
+	// the system's roots. User and password may be percent-encoded. They are those
+	// of the servers; with sentinels, and if Password is set, those of the sentinels.
 	URL string
-	// Username and Password, if set, go before those of the URL. Password is
+	// Username and Password, if set, go before those of the URL, each by itself, or
+	// for sentinels both in their place. Password is
 	// called for every connection, at the same time by several goroutines.
 	Username string
 	Password func() string
@@ -244,6 +245,11 @@ func (c Config) options(a *address, timeout time.Duration) *redis.UniversalOptio
 		if o.TLSConfig == nil {
 			o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
+	}
+	if a.mode == sentinel && c.Password != nil {
+		o.SentinelUsername, o.SentinelPassword = a.username, a.password
+		o.CredentialsProvider = func() (string, string) { return c.Username, c.Password() }
+		return o
 	}
 	o.CredentialsProvider = func() (string, string) {
 		username, password := a.username, a.password

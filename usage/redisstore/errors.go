@@ -60,6 +60,10 @@ func (s *Store) explain(err error) error {
 const silent = "it does not answer in time"
 
 func classify(err error) (advice string, class error) {
+	ofSentinels := strings.Contains(err.Error(), "all sentinels specified") // it has no name
+	if ofSentinels && (said(err, "NOAUTH") || said(err, "WRONGPASS")) {
+		return "the sentinels want a password of theirs: write it into the address, and that of the servers as `password`", usage.ErrCredentials
+	}
 	for _, r := range replies {
 		if said(err, r.begin) {
 			return r.advice, r.class
@@ -85,7 +89,7 @@ func classify(err error) (advice string, class error) {
 		return silent, usage.ErrUnreachable
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial), errors.As(err, &errno):
 		return "the connection broke; if it always does, the server may want rediss://", usage.ErrUnreachable
-	case strings.Contains(err.Error(), "all sentinels specified"): // it has no name
+	case ofSentinels:
 		return "no sentinel names a master: check the addresses and the master's name", usage.ErrUnreachable
 	}
 	return "", nil

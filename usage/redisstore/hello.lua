@@ -13,4 +13,11 @@ if not genesis then
 	genesis = ARGV[1]
 	redis.call('SET', KEYS[1], genesis)
 end
-return {genesis, redis.call('HGETALL', KEYS[2]), redis.call('TIME')}
+
+-- Whoever greets is alive, if it has nothing to tell for months (see retire.lua).
+local now = redis.call('TIME')
+local seen = redis.call('HGET', KEYS[2], 'seen')
+if seen and now[1] - (tonumber(seen) or 0) > 86400 then
+	redis.call('HSET', KEYS[2], 'seen', now[1])
+end
+return {genesis, redis.call('HGETALL', KEYS[2]), now}

@@ -15,6 +15,7 @@ import (
 //	fl:{ns}:gen                    string  layout version and genesis
 //	fl:{ns}:streams                set     ids of the streams
 //	fl:{ns}:cur:<stream>           hash    position of one stream, its totals
+//	fl:{ns}:dead                   hash    totals of the streams that are gone for good
 //	fl:{ns}:months                 set     months for which there are sums
 //	fl:{ns}:late                   hash    what came after its bucket was gone
 //	fl:{ns}:dl                     list    dead letters
@@ -49,6 +50,7 @@ func (k keys) streams() string { return string(k) + "streams" }
 func (k keys) months() string  { return string(k) + "months" }
 func (k keys) late() string    { return string(k) + "late" }
 func (k keys) letters() string { return string(k) + "dl" }
+func (k keys) retired() string { return string(k) + "dead" }
 
 func (k keys) cursor(stream usage.StreamID) string { return string(k) + "cur:" + stream.String() }
 

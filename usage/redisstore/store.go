@@ -8,8 +8,8 @@
 // noeviction. A user that may do no more than necessary is made by
 //
 //	ACL SETUSER floway on >password ~fl:* +eval +evalsha +type +get +set +hget +hmget
-//	  +hgetall +hlen +hset +hdel +hincrby +sadd +smembers +sscan +rpush +lrange +ltrim
-//	  +xadd +xread +expire +expireat +time +info +multi +exec +select
+//	  +hgetall +hlen +hset +hdel +hincrby +sadd +smembers +srem +sscan +rpush +lrange
+//	  +ltrim +xadd +xread +del +expire +expireat +time +info +multi +exec +select
 package redisstore
 
 import (
@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -52,6 +53,7 @@ type Store struct {
 	tls       bool
 	retention usage.Retention
 	timeout   time.Duration
+	retired   atomic.Int64 // when streams were retired last, in Unix seconds
 }
 
 var _ usage.Store = (*Store)(nil)
@@ -140,6 +142,7 @@ func (s *Store) Hello(ctx context.Context, stream usage.StreamID) (usage.Greetin
 		return usage.Greeting{}, s.foreign("it told the time as %v: %w", answer[2], err)
 	}
 	g.Warning = s.warning(ctx)
+	s.retire(ctx)
 	return g, nil
 }
 
@@ -373,10 +376,11 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 
 	var streams *redis.StringSliceCmd
 	var letters *redis.StringSliceCmd
-	var late *redis.MapStringStringCmd
+	var late, retired *redis.MapStringStringCmd
 	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		streams = p.SMembers(ctx, s.keys.streams())
 		late = p.HGetAll(ctx, s.keys.late())
+		retired = p.HGetAll(ctx, s.keys.retired())
 		letters = p.LRange(ctx, s.keys.letters(), -usage.MaxDeadLetters, -1)
 		return nil
 	})
@@ -384,7 +388,7 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 		key string
 		err error
 	}{
-		{s.keys.streams(), streams.Err()}, {s.keys.late(), late.Err()}, {s.keys.letters(), letters.Err()}, {"", err},
+		{s.keys.streams(), streams.Err()}, {s.keys.late(), late.Err()}, {s.keys.retired(), retired.Err()}, {s.keys.letters(), letters.Err()}, {"", err},
 	} {
 		if of.err != nil {
 			return usage.Audit{}, s.explainKey(of.key, of.err)
@@ -393,7 +397,9 @@ func (s *Store) Audit(ctx context.Context) (usage.Audit, error) {
 	a := usage.Audit{
 		LateHours: parseCounts(late.Val(), "h"),
 		LateDays:  parseCounts(late.Val(), "d"),
+		Retired:   parseCounts(retired.Val(), ""),
 	}
+	a.RetiredLetters, _ = strconv.ParseUint(retired.Val()["dead"], 10, 64)
 	for _, text := range letters.Val() {
 		l, err := parseLetter(text)
 		if err != nil {

@@ -63,8 +63,16 @@ var increments = func() (n uint64) {
 // attempt i has the sequence number i+1.
 type log struct {
 	t       testing.TB
+	id      usage.StreamID // stream by default
 	records []usage.Record
 	errors  int
+}
+
+func (l *log) stream() usage.StreamID {
+	if l.id != (usage.StreamID{}) {
+		return l.id
+	}
+	return stream
 }
 
 func (l *log) add(n int, at time.Time) {
@@ -79,7 +87,7 @@ func (l *log) send(s usage.Store, size int) usage.Position {
 	l.t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
-		g, err := s.Hello(l.t.Context(), stream)
+		g, err := s.Hello(l.t.Context(), l.stream())
 		p := g.Position
 		for p.Seq < uint64(len(l.records)) && err == nil {
 			b := l.batch(p.Seq, size)
@@ -101,7 +109,7 @@ func (l *log) send(s usage.Store, size int) usage.Position {
 
 func (l *log) batch(from uint64, size int) *usage.Batch {
 	to := min(from+uint64(size), uint64(len(l.records)))
-	b := &usage.Batch{Stream: stream, Epoch: 1, From: from, To: to, Chain: uint32(to) * 7}
+	b := &usage.Batch{Stream: l.stream(), Epoch: 1, From: from, To: to, Chain: uint32(to) * 7}
 	for i := from; i < to; i++ {
 		b.Add(&l.records[i])
 	}

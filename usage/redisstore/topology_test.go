@@ -3,6 +3,7 @@
 package redisstore
 
 import (
+	"errors"
 	"net"
 	"strconv"
 	"strings"
@@ -195,4 +196,50 @@ func TestFailover(t *testing.T) {
 	l.check(s)
 
 	expect(t, greet(t, open(t, Config{URL: "redis+sentinel://" + sentinel.Addr + "/other"})), usage.ErrUnreachable, "master's name")
+}
+
+// TestSentinelCredentials: sentinels and servers have passwords of their own, or
+// only one of them has any.
+func TestSentinelCredentials(t *testing.T) {
+	master := redistest.Start(t)
+	sentinel := redistest.Start(t, redistest.Sentinel("main", master))
+	address := sentinel.Addr + "/main"
+	of := func(text string) func() string { return func() string { return text } }
+	try := func(url string, p func() string) error {
+		t.Helper()
+		s := open(t, Config{URL: url, Password: p, Timeout: 2 * time.Second})
+		return greet(t, s)
+	}
+
+	sentinel.Do("SENTINEL", "SET", "main", "auth-pass", "of-the-master")
+	master.Do("CONFIG", "SET", "requirepass", "of-the-master")
+	if err := try("redis+sentinel://:of-the-master@"+address, nil); err != nil {
+		t.Errorf("the password of the servers in the URL: %v", err)
+	}
+	if err := try("redis+sentinel://"+address, of("of-the-master")); err != nil {
+		t.Errorf("the password of the servers beside the URL: %v", err)
+	}
+
+	sentinel.Do("ACL", "SETUSER", "default", "resetpass", ">of-the-sentinel")
+	if err := try("redis+sentinel://:of-the-sentinel@"+address, of("of-the-master")); err != nil {
+		t.Errorf("a password for each: %v", err)
+	}
+	for name, err := range map[string]error{
+		"none for the sentinels":  try("redis+sentinel://"+address, of("of-the-master")),
+		"wrong for the sentinels": try("redis+sentinel://:wrong-one@"+address, of("of-the-master")),
+		"wrong for the servers":   try("redis+sentinel://:of-the-sentinel@"+address, of("wrong-one")),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", name)
+			continue
+		}
+		if about := strings.Contains(err.Error(), "the sentinels want"); about != strings.Contains(name, "sentinels") || !errors.Is(err, usage.ErrCredentials) {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, secret := range []string{"of-the-sentinel", "of-the-master", "wrong-one"} {
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("%s: %v repeats a password", name, err)
+			}
+		}
+	}
 }
