@@ -130,7 +130,7 @@ var refusals = []struct{ name, body, want string }{
 	{"no provider", "upstream #!", "upstream: the provider is missing; there are "},
 	{"provider unset", "upstream {$FLOWAY_TEST_UNSET} { #!\n}", "upstream: the provider is missing"},
 	{"three words", "upstream openai a b #!", "upstream: 3 words follow, a provider and a name were expected"},
-	{"unknown provider", "upstream opnai #!", `upstream: unknown provider "opnai"; there are anthropic, `},
+	{"unknown provider", "upstream opnai #!", `upstream: unknown provider "opnai"; there are anthropic,`},
 	{"secret as provider", "upstream MARKER0123456789abcdef #!", "upstream: unknown provider (a word of 22 characters); there are "},
 	{"secret as name", "upstream openai sk-MARKER-0123456789 #!", "upstream: the name looks like a secret; write the key on a line of its own"},
 	{"name with odd characters", "upstream openai a/b #!", `upstream: the name "a/b" must be 1 to 32 of the characters A-Z a-z 0-9 . _ -`},

@@ -2,6 +2,8 @@ package floway
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -284,5 +286,65 @@ func TestTeam(t *testing.T) {
 	var list struct{ Data []struct{ ID string } }
 	if err := json.Unmarshal([]byte(g.do("GET", "/v1/models", "", hr).body), &list); err != nil || len(list.Data) != 1 || list.Data[0].ID != "qwen3" {
 		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+func TestAnthropicExample(t *testing.T) {
+	forReaders(t)
+	u := newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "anthropic", "http://localhost:8080 {", "http://"+g.addr+" {", "upstream anthropic {", "upstream anthropic {\nbase_url "+u.URL)
+	u.answerWith(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[{"type":"text","text":"Hi"}],"stop_reason":"end_turn","usage":{"input_tokens":10,"cache_creation_input_tokens":3,"output_tokens":5}}`)
+	})
+	const body = `{"model":"claude","max_tokens":9,"messages":[{"role":"user","content":"Hello"}]}`
+	if a := g.do("POST", "/v1/messages?beta=true", body, "x-api-key: "+aliceKey, "anthropic-version: 2026-10-21"); a.status != 200 || !strings.Contains(a.body, `"text":"Hi"`) {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	if a := g.do("POST", "/v1/messages", body, asAlice); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	for i, c := range u.calls() {
+		version, uri := [...]string{"2026-10-21", "2023-06-01"}[i], [...]string{"/v1/messages?beta=true", "/v1/messages"}[i]
+		if c.uri != uri || c.header.Get("Anthropic-Version") != version || !strings.HasPrefix(c.header.Get("X-Api-Key"), "sk-upstream-") || !strings.Contains(c.body, `"model":"claude-sonnet-4-5"`) {
+			t.Errorf("%+v", c)
+		}
+	}
+	if r := g.usage("by=client"); r.Sum.Requests != 2 || r.Sum.Input != 20 || r.Sum.Output != 10 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestGeminiExample(t *testing.T) {
+	forReaders(t)
+	u := newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "gemini", "http://localhost:8080 {", "http://"+g.addr+" {", "upstream gemini {", "upstream gemini {\nbase_url "+u.URL)
+	u.answerWith(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"candidates":[{"content":{"role":"model","parts":[{"text":"Hi"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":3,"thoughtsTokenCount":2,"totalTokenCount":15}}`)
+	})
+	const body = `{"contents":[{"parts":[{"text":"Hello"}]}]}`
+	for _, header := range []string{"x-goog-api-key: " + aliceKey, "X-Nothing: "} {
+		if a := g.do("POST", "/v1beta/models/gemini-2.5-flash:generateContent?key="+aliceKey, body, header); a.status != 200 || !strings.Contains(a.body, `"text":"Hi"`) {
+			t.Fatalf("status %d: %s", a.status, a.body)
+		}
+	}
+	for _, c := range u.calls() {
+		if c.uri != "/v1beta/models/gemini-2.5-flash:generateContent" || c.header.Get("X-Goog-Api-Key") != "sk-upstream-gemini" || c.body != body {
+			t.Errorf("%+v", c)
+		}
+	}
+	if a := g.do("POST", "/v1beta/models/claude-x:generateContent", body, asAlice); a.status != 404 {
+		t.Errorf("a model that is not the upstream's: status %d", a.status)
+	}
+	if r := g.usage("by=client"); r.Sum.Requests != 2 || r.Sum.Input != 20 || r.Sum.Output != 10 {
+		t.Errorf("%+v", r)
+	}
+	if strings.Contains(g.logged(), aliceKey) {
+		t.Error("the log has the client's key")
 	}
 }

@@ -348,6 +348,9 @@ func TestNativeBytes(t *testing.T) {
 		credential := map[string]string{"anthropic": "X-Api-Key", "gemini": "X-Goog-Api-Key"}[provider]
 		for _, b := range nativeBodies[provider] {
 			for _, words := range []string{"", "+gzip", "+chunked", "+pieces=1", "+pieces=7", "+crlf", "+comments", "+bare", "+unicode", "+usage=absent", "+usage=twice", "+refusal", "+filter", "+length", "+status=400", "+status=503"} {
+				if b.name == "count" && words == "+status=503" {
+					continue // where nobody counts, the gateway estimates
+				}
 				t.Run(provider+" "+b.name+words, func(t *testing.T) {
 					path, body := strings.Replace(b.path, "MODEL", "mock-chat"+words, 1), strings.ReplaceAll(strings.Replace(b.body, "1e2", "100", 1), "MODEL", "mock-chat"+words)
 					headers := []string{"Content-Type", "application/json", "Anthropic-Version", "2026-10-21", "Anthropic-Beta", "effort-2025-11-24,claude-code-20250219"}

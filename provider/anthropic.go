@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"time"
 
 	"github.com/floway/floway/dialect"
@@ -21,14 +22,15 @@ var anthropicVendor = vendor{
 	families: []string{"claude-"},
 	options:  map[string]string{"version": "Anthropic-Version"},
 	refusals: refusals{
-		// Both come as a 400 of the type that says that the request is wrong.
-		{status: 400, text: "credit balance is too low", means: QuotaSpent},
-		{status: 400, text: "api usage limits", means: QuotaSpent},
+		// These come as a 400 of the type that says that the request is wrong. So
+		// does the name of any unknown field, but with a colon behind it.
+		{status: 400, form: regexp.MustCompile(`^Your credit balance is too low[^:]*$`), means: QuotaSpent},
+		{status: 400, form: regexp.MustCompile(`^You have reached your specified API usage limits\. You will regain access on [0-9-]+ at [0-9:]+ UTC\.?$`), means: QuotaSpent},
+		{status: 400, form: regexp.MustCompile(`^This organization has been disabled[^:]*$`), means: BadCredential},
 		{kind: "billing_error", means: QuotaSpent},
 		{kind: "authentication_error", means: BadCredential},
-		{text: "organization has been disabled", means: BadCredential},
-		{status: 404, kind: "not_found_error", text: "model", means: NoModel},
-		{status: 403, kind: "permission_error", text: "model", means: NoModel},
+		{status: 404, kind: "not_found_error", form: regexp.MustCompile(`^model: `), means: NoModel},
+		{status: 403, kind: "permission_error", form: regexp.MustCompile(`\baccess to (this|the) model\b`), means: NoModel},
 		{status: 400, text: "blocked by content filtering policy", means: Moderated},
 	},
 }

@@ -166,7 +166,7 @@ func TestRefusals(t *testing.T) {
 	// matches anything would hide all below it.
 	for _, rows := range []refusals{openAIRefusals, demoRefusals, anthropicVendor.refusals, geminiVendor.refusals} {
 		for _, r := range rows {
-			if r.text != strings.ToLower(r.text) || r.code == "" && r.kind == "" && r.param == "" && r.text == "" && r.form == nil && r.state == "" && r.details == "" {
+			if r.text != strings.ToLower(r.text) || r.code == "" && r.kind == "" && r.param == "" && r.text == "" && r.form == nil && r.state == "" && r.details == nil {
 				t.Errorf("the row %+v", r)
 			}
 		}

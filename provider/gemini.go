@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/floway/floway/dialect"
@@ -19,20 +20,29 @@ var geminiVendor = vendor{
 	refusals: refusals{
 		{state: "UNAUTHENTICATED", means: BadCredential},
 		// A key that is wrong is a 400, one that was stopped a 403.
-		{details: "API_KEY_INVALID", means: BadCredential},
-		{text: "api key not valid", means: BadCredential},
-		{details: "SERVICE_DISABLED", means: BadCredential},
-		{details: "API_KEY_SERVICE_BLOCKED", means: BadCredential},
+		{details: reason("API_KEY_INVALID"), means: BadCredential},
+		{details: reason("SERVICE_DISABLED"), means: BadCredential},
+		{details: reason("API_KEY_SERVICE_BLOCKED"), means: BadCredential},
 		{status: 403, text: "has been suspended", means: BadCredential},
 		{status: 403, text: "reported as leaked", means: BadCredential},
 		// A quota of one model by the day is a limit of that model like any other:
 		// the key still serves the rest.
-		{state: "RESOURCE_EXHAUSTED", details: "PerModel", means: Plain},
-		{state: "RESOURCE_EXHAUSTED", details: "PerDay", means: QuotaSpent},
+		{state: "RESOURCE_EXHAUSTED", details: quota("PerModel"), means: Plain},
+		{state: "RESOURCE_EXHAUSTED", details: quota("PerDay"), means: QuotaSpent},
 		{state: "FAILED_PRECONDITION", text: "billing", means: QuotaSpent},
-		{status: 404, text: "models/", means: NoModel},
-		{status: 403, text: "models/", means: NoModel},
+		{status: 404, text: "is not found for api version", means: NoModel},
+		{status: 403, text: "permission to access tuned model", means: NoModel},
 	},
+}
+
+// reason and quota are forms of details. What details repeat of a request stands
+// in texts, where quotes are escaped.
+func reason(name string) *regexp.Regexp {
+	return regexp.MustCompile(`"reason"\s*:\s*"` + name + `"`)
+}
+
+func quota(part string) *regexp.Regexp {
+	return regexp.MustCompile(`"quotaId"\s*:\s*"[^"\\]*` + part)
 }
 
 // gemini is an account at Google's Generative Language API.

@@ -134,10 +134,16 @@ func TestNativeRefusals(t *testing.T) {
 		body   string
 		want   Meaning
 	}{
-		{"anthropic", 400, anthropicSays("invalid_request_error", "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."), QuotaSpent},
+		{"anthropic", 400, anthropicSays("invalid_request_error", "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."), QuotaSpent},
 		{"anthropic", 400, anthropicSays("invalid_request_error", "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."), QuotaSpent},
 		{"anthropic", 402, anthropicSays("billing_error", "x"), QuotaSpent},
 		{"anthropic", 400, anthropicSays("invalid_request_error", "max_tokens: Field required"), Plain},
+		// What a client can make the service say puts no key out.
+		{"anthropic", 400, anthropicSays("invalid_request_error", "Your credit balance is too low to access the Anthropic API.: Extra inputs are not permitted"), Plain},
+		{"anthropic", 400, anthropicSays("invalid_request_error", "This organization has been disabled.: Extra inputs are not permitted"), Plain},
+		{"anthropic", 404, anthropicSays("not_found_error", "The file of the model was not found"), Plain},
+		{"gemini", 400, geminiSays(400, "INVALID_ARGUMENT", `Invalid JSON payload received. Unknown name "API key not valid. API_KEY_INVALID": Cannot find field.`,
+			`{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"description":"Unknown name \"reason\":\"API_KEY_INVALID\": Cannot find field."}]}`), Plain},
 		{"anthropic", 403, anthropicSays("authentication_error", "OAuth token has been revoked."), BadCredential},
 		{"anthropic", 400, anthropicSays("invalid_request_error", "This organization has been disabled."), BadCredential},
 		{"anthropic", 404, anthropicSays("not_found_error", "model: claude-9"), NoModel},

@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"bytes"
 	"maps"
 	"regexp"
 	"slices"
@@ -29,13 +28,17 @@ type vendor struct {
 // refusal is what one form of answer means. Empty fields match anything; text, in
 // small letters, is looked for in the message and in the name of the field to
 // blame, without regard to case. form is for messages that one text cannot tell
-// from others. state and details are Google's: the name of the status, and a part
+// from others. state and details are Google's: the name of the status, and a form
 // of the list of details.
+//
+// Services repeat what they do not understand. Where a meaning puts a key out, a
+// refusal must not match what a client could have made the service say.
 type refusal struct {
 	status                  int
 	code, kind, param, text string
 	form                    *regexp.Regexp
-	state, details          string
+	state                   string
+	details                 *regexp.Regexp
 	means                   Meaning
 }
 
@@ -58,7 +61,7 @@ func (r *refusal) matches(status int, p *dialect.Problem) bool {
 		(r.param == "" || r.param == p.Param) &&
 		(r.form == nil || r.form.MatchString(p.Message)) &&
 		(r.state == "" || r.state == p.Status) &&
-		(r.details == "" || bytes.Contains(p.Details, []byte(r.details))) &&
+		(r.details == nil || r.details.Match(p.Details)) &&
 		(r.text == "" || containsFold(p.Message, r.text) || containsFold(p.Param, r.text))
 }
 
