@@ -74,6 +74,9 @@ func (a *account) Meaning(status int, p *dialect.Problem) Meaning {
 	return a.vendor.refusals.meaning(status, p)
 }
 
+// Quirks implements Peculiar.
+func (a *account) Quirks(string) Quirks { return a.vendor.quirks }
+
 // addresses are those of the operations whose paths have no name in them.
 func (a *account) addresses() map[dialect.Operation]*url.URL {
 	urls := map[dialect.Operation]*url.URL{}

@@ -176,6 +176,30 @@ type Renamer interface {
 	OwnName(name string) string
 }
 
+// Peculiar is an Upstream whose Chat Completions differ from OpenAI's in what a
+// request may say. It matters for requests that are translated into them; those
+// of Chat Completions' own clients pass as they came.
+type Peculiar interface {
+	Upstream
+	// Quirks returns what is different for a model of the upstream's.
+	Quirks(model string) Quirks
+}
+
+// Quirks are what a request of Chat Completions has to mind. The zero value is
+// OpenAI's own way.
+type Quirks struct {
+	// MaxTokensName is the member that bounds an answer; empty for
+	// max_completion_tokens where the model is OpenAI's by its name, and max_tokens
+	// where it is not.
+	MaxTokensName string
+	// ReasoningName is the member of an assistant's message in which reasoning goes
+	// back to the service; empty if it wants none.
+	ReasoningName string
+	// Omit are members that are advice and that the service refuses. The slice is
+	// shared.
+	Omit []string
+}
+
 // Model is a model as an upstream lists it.
 type Model struct {
 	ID      string

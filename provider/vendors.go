@@ -23,6 +23,8 @@ type vendor struct {
 	refusals refusals
 	// options are own subdirectives, each sent as the header of that name.
 	options map[string]string
+	// quirks are what requests that are translated into Chat Completions mind.
+	quirks Quirks
 }
 
 // refusal is what one form of answer means. Empty fields match anything; text, in

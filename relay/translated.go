@@ -37,6 +37,10 @@ func (c *call) translate(askUsage bool) error {
 		Upstream: t.up.Name, Model: t.sent, MaxTokens: t.up.DefaultMaxTokens,
 		NoStreamOptions: !askUsage, NoState: c.stripped, Now: c.start,
 	}
+	if up, ok := t.up.Provider.(provider.Peculiar); ok {
+		q := up.Quirks(t.sent)
+		o.MaxTokensName, o.ReasoningName, o.Omit = q.MaxTokensName, q.ReasoningName, q.Omit
+	}
 	var first error
 	for _, d := range t.via {
 		made, err := c.conv.Write(d, &o)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/floway/floway/keypool"
+	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
 )
 
@@ -90,6 +91,32 @@ func TestFailoverAcrossDialects(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A provider says what requests that are translated for its models have to mind.
+func TestQuirksOfTranslatedRequests(t *testing.T) {
+	s := newSetup(t)
+	m := newMock(t)
+	chatServer(s, "plain", m.URL, "p1", withModels("plain"))
+	chatServer(s, "odd", m.URL, "o1", withAlias("odd", "prod"), func(u *Upstream, _ *keypool.Config) { u.Provider = odd{u.Provider} })
+	g := s.start()
+	const body = `{"model":%q,"max_tokens":9,"metadata":{"user_id":"u"},"messages":[{"role":"user","content":"hi"}]}`
+	g.post("/v1/messages", fmt.Sprintf(body, "plain")).wants(t, 200, `"text":"hi"`)
+	g.post("/v1/messages", fmt.Sprintf(body, "odd")).wants(t, 200, `"text":"hi"`)
+	plain, odd := m.seen()[0].body, m.seen()[1].body
+	if !strings.Contains(plain, `"max_tokens":9`) || !strings.Contains(plain, `"user":`) && !strings.Contains(plain, `"safety_identifier":`) {
+		t.Errorf("sent %s", plain)
+	}
+	if !strings.Contains(odd, `"most of prod":9`) || strings.Contains(odd, `"user":`) || strings.Contains(odd, `"safety_identifier":`) {
+		t.Errorf("sent %s", odd)
+	}
+}
+
+// odd is a provider with quirks.
+type odd struct{ provider.Upstream }
+
+func (odd) Quirks(model string) provider.Quirks {
+	return provider.Quirks{MaxTokensName: "most of " + model, Omit: []string{"user", "safety_identifier"}}
 }
 
 // What a target cannot express another may; if none can, it is the client's error
