@@ -185,7 +185,7 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	}
 	up := &relay.Upstream{
 		Name: u.Name, Provider: made,
-		FirstByte: time.Duration(u.FirstByteTimeout), Idle: time.Duration(u.IdleTimeout),
+		FirstByte: cmp.Or(time.Duration(u.FirstByteTimeout), kind.FirstByte), Idle: time.Duration(u.IdleTimeout),
 		DefaultMaxTokens: int64(u.DefaultMaxTokens),
 	}
 	if u.DefaultMaxTokens < 0 {

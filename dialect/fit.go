@@ -2,7 +2,9 @@ package dialect
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"maps"
+	"math/big"
 	"slices"
 	"strings"
 )
@@ -20,10 +22,16 @@ type Fix struct {
 	// type, by their member of this name.
 	Type string
 	// Value is put there in place of what stands there, as JSON, and into the body
-	// itself also if nothing does.
-	Value string
+	// itself also if nothing does. With Only it replaces nothing but that, as JSON.
+	Value, Only string
 	// Wrap makes an array with one element of what is none.
 	Wrap bool
+	// Rename gives a member of the body itself another name, unless the body has a
+	// member of that name too.
+	Rename string
+	// Letters makes of a text that does not consist of so many letters and digits one
+	// that does. Equal texts become equal ones, and others others.
+	Letters int
 }
 
 // Fixes are fixes that are made in one pass over a body.
@@ -73,9 +81,14 @@ func (f *Fixes) Apply(body []byte) []byte {
 	if w.object(start, &f.root); w.bad {
 		return body
 	}
+	for _, r := range w.renames {
+		if !w.seen[r.to] {
+			w.edits = append(w.edits, edit{r.span, quote(r.to)})
+		}
+	}
 	var missing []byte
 	for _, name := range slices.Sorted(maps.Keys(f.root.members)) {
-		if s := f.root.members[name]; s.fix != nil && s.fix.Value != "" && !w.seen[name] {
+		if s := f.root.members[name]; s.fix != nil && s.fix.Value != "" && s.fix.Only == "" && !w.seen[name] {
 			missing = append(append(append(append(missing, quote(name)...), ':'), s.fix.Value...), ',')
 		}
 	}
@@ -96,6 +109,13 @@ type fixer struct {
 	left  int             // how many of them stay
 	bad   bool            // it is not JSON
 	depth int
+
+	renames []rename // names of the body's members that get another
+}
+
+type rename struct {
+	span
+	to string
 }
 
 // part is a member of an object or an element of an array.
@@ -112,15 +132,20 @@ func (w *fixer) object(i int, s *step) (end int) {
 			return i, false
 		}
 		n, closed, _ := stringEnd(w.body[i+1:])
-		name, _ := text(w.body[i:min(i+1+n, len(w.body))])
+		at := span{i, min(i+1+n, len(w.body))}
+		name, _ := text(at.of(w.body))
 		if i = w.blanks(i + 1 + n); !closed || i >= len(w.body) || w.body[i] != ':' {
 			w.bad = true
 			return i, false
 		}
+		to := s.members[name]
 		if w.depth == 1 {
 			w.seen[name] = true
+			if to != nil && to.fix != nil && to.fix.Rename != "" {
+				w.renames = append(w.renames, rename{at, to.fix.Rename})
+			}
 		}
-		return w.value(w.blanks(i+1), s.members[name])
+		return w.value(w.blanks(i+1), to)
 	})
 }
 
@@ -213,12 +238,37 @@ func (w *fixer) value(i int, s *step) (end int, drop bool) {
 	case fix.Drop && (fix.Type == "" || typeOf(raw) == fix.Type):
 		w.edits = w.edits[:edits] // what lies in it goes with it
 		return end, true
-	case fix.Value != "" && string(raw) != fix.Value:
+	case fix.Value != "" && string(raw) != fix.Value && (fix.Only == "" || string(raw) == fix.Only):
 		w.edits = append(w.edits[:edits], edit{span{i, end}, []byte(fix.Value)})
 	case fix.Wrap && c != '[' && string(raw) != "null":
 		w.edits = append(w.edits[:edits], edit{span{i, end}, bytes.Join([][]byte{[]byte("["), raw, []byte("]")}, nil)})
+	case fix.Letters > 0 && c == '"':
+		if s, ok := text(raw); ok && !lettersOnly(s, fix.Letters) {
+			w.edits = append(w.edits[:edits], edit{span{i, end}, quote(lettersOf(s, fix.Letters))})
+		}
 	}
 	return end, false
+}
+
+// lettersOnly says whether s consists of n letters and digits.
+func lettersOnly(s string, n int) bool {
+	return len(s) == n && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	})
+}
+
+// lettersOf returns n letters and digits that stand for s: of its hash, 40 at most.
+func lettersOf(s string, n int) string {
+	const letters = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	sum := sha256.Sum256([]byte(s))
+	h, base := new(big.Int).SetBytes(sum[:]), big.NewInt(int64(len(letters)))
+	out := make([]byte, n)
+	for i := range out {
+		digit := new(big.Int)
+		h.DivMod(h, base, digit)
+		out[i] = letters[digit.Int64()]
+	}
+	return string(out)
 }
 
 // skip returns where the value at i ends.

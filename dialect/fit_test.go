@@ -66,6 +66,48 @@ func TestFixes(t *testing.T) {
 	}
 }
 
+// The fixes of compatible servers: other names, values in place of certain others,
+// and ids of a form.
+func TestFixesOfCompatibleServers(t *testing.T) {
+	fixes := NewFixes(
+		Fix{Path: "newer", Rename: "older"},
+		Fix{Path: "messages[].role", Only: `"developer"`, Value: `"system"`},
+		Fix{Path: "messages[].calls[].id", Letters: 9},
+		Fix{Path: "messages[].call_id", Letters: 9},
+	)
+	for in, want := range map[string]string{
+		`{"newer":5,"a":1}`:           `{"older":5,"a":1}`,
+		`{"a":1,"n\u0065wer" : null}`: `{"a":1,"older" : null}`,
+		`{"newer":5,"older":7}`:       `{"newer":5,"older":7}`,
+		`{"older":7,"newer":5}`:       `{"older":7,"newer":5}`,
+		`{"a":{"newer":5}}`:           `{"a":{"newer":5}}`,
+		`{"messages":[{"role":"developer","content":"developer"},{"role":"user"}],"role":"developer"}`: `{"messages":[{"role":"system","content":"developer"},{"role":"user"}],"role":"developer"}`,
+		`{"messages":[{"calls":[{"id":"abcDEF123"}]},{"call_id":"abcDEF123"},{"call_id":5}]}`:          `{"messages":[{"calls":[{"id":"abcDEF123"}]},{"call_id":"abcDEF123"},{"call_id":5}]}`,
+	} {
+		if got := string(fixes.Apply([]byte(in))); got != want {
+			t.Errorf("%s becomes\n%s, want\n%s", in, got, want)
+		}
+	}
+	ids := map[string]string{}
+	for _, id := range []string{"call_1", "call_2", "toolu_" + strings.Repeat("x", 60), "abc-EF123", "abcdefghé", "", "abcdefghij"} {
+		body, _ := json.Marshal(map[string]any{"messages": []any{map[string]any{"calls": []any{map[string]any{"id": id}}}, map[string]any{"call_id": id}}})
+		var out struct {
+			Messages []struct {
+				Calls []struct{ ID string }
+				ID    string `json:"call_id"`
+			}
+		}
+		if err := json.Unmarshal(fixes.Apply(body), &out); err != nil {
+			t.Fatal(err)
+		}
+		made := out.Messages[0].Calls[0].ID
+		if made != out.Messages[1].ID || !lettersOnly(made, 9) || ids[made] != "" {
+			t.Errorf("%q becomes %+v", id, out)
+		}
+		ids[made] = "seen"
+	}
+}
+
 // What fixes make of a body is what a reader would that decodes it, however it is
 // spelled, and a second pass finds nothing to do.
 func FuzzFixes(f *testing.F) {

@@ -38,9 +38,9 @@ func (v *vendor) account(c *Config, segment string, able []string) (account, err
 		return account{}, err
 	}
 	a := account{vendor: v, base: base, speaks: speaks, headers: http.Header{}}
-	// What a server behind another address speaks besides Chat Completions is not
-	// known: its own clients may try, but nothing is translated into it.
-	sure := len(c.Dialects) > 0 || c.BaseURL == "" || !speaks["chat"]
+	// What others than OpenAI itself speak besides Chat Completions is an imitation,
+	// or not known at all: clients of it may try, but nothing is translated into it.
+	sure := len(c.Dialects) > 0 || !speaks["chat"] || v.original && c.BaseURL == ""
 	a.via = viaOf(func(d dialect.Dialect) bool { return speaks[d.String()] && (sure || d == dialect.Chat) })
 	for _, name := range slices.Sorted(maps.Keys(c.Options)) {
 		header, ok := v.options[name]
@@ -95,12 +95,62 @@ type compatible struct {
 }
 
 func (v vendor) open(c Config) (Upstream, error) {
-	a, err := v.account(&c, "v1", compatibleFeatures)
+	segment := "v1"
+	if v.unversioned {
+		segment = ""
+	}
+	a, err := v.account(&c, segment, compatibleFeatures)
 	if err != nil {
 		return nil, err
 	}
-	return &compatible{account: a, urls: a.addresses()}, nil
+	u := &compatible{account: a, urls: a.addresses()}
+	if err := u.detour(&c); err != nil {
+		return nil, err
+	}
+	switch {
+	case v.listing.ollama:
+		return &ollama{compatible: u}, nil
+	case v.chat != nil:
+		return &fitted{u}, nil
+	}
+	return u, nil
 }
+
+// detour sets the addresses of what the vendor has elsewhere.
+func (u *compatible) detour(c *Config) error {
+	usual, err := parseBase(cmp.Or(u.vendor.baseURL, c.BaseURL), "v1")
+	if err != nil {
+		return err
+	}
+	for op := range dialect.Operations() {
+		path, ok := u.vendor.paths[op.Feature()]
+		switch {
+		case !ok || u.urls[op] == nil:
+		case u.base.Path == usual.Path:
+			at := *u.base
+			at.Path, at.RawPath = path+op.Path(), ""
+			u.urls[op] = &at
+		case !slices.Contains(c.Dialects, op.Feature()):
+			delete(u.speaks, op.Feature()) // where it would be behind another path is not known
+		}
+	}
+	return nil
+}
+
+// fitted is a compatible upstream that does not take all requests of Chat
+// Completions as OpenAI does.
+type fitted struct{ *compatible }
+
+// Fit implements Tailor.
+func (u *fitted) Fit(op dialect.Operation, body []byte) []byte {
+	if op != dialect.ChatCompletions {
+		return body
+	}
+	return u.vendor.chat.Apply(body)
+}
+
+// Describe implements Tailor.
+func (u *fitted) Describe(dialect.Operation, []byte, http.Header) {}
 
 // compatibleFeatures are what a compatible server may be declared to speak: all
 // but Gemini's dialect, whose paths name the model.
@@ -143,7 +193,16 @@ func inHeader(name, prefix string, s Secret) Credential {
 }
 
 func (u *compatible) Models(ctx context.Context, do func(*http.Request) (*http.Response, error)) ([]Model, error) {
+	form := u.vendor.listing
+	if form.none {
+		return nil, ErrNoList
+	}
 	l := listing{account: &u.account, do: do}
+	if form.private != "" {
+		if err := l.knock(ctx, form.private); err != nil {
+			return nil, err
+		}
+	}
 	return l.read(ctx, readModels)
 }
 

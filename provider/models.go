@@ -8,6 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/floway/floway/dialect"
 )
@@ -25,6 +28,8 @@ const (
 type listing struct {
 	*account
 	do func(*http.Request) (*http.Response, error)
+	// at is where the list is; nil for models below the account's address.
+	at *url.URL
 	// query is that of the first page.
 	query url.Values
 	// bytes were read so far.
@@ -39,8 +44,34 @@ type page struct {
 	param, next string
 }
 
-// read returns the models of all pages. Those without a name, or with one that is
-// too long, are left out.
+// wellFormed says whether a name may be passed on: it ends up in logs, headers,
+// terminals and the memory of many requests.
+func wellFormed(name string) bool {
+	return len(name) <= maxModelName && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return !unicode.IsPrint(r) // controls, and what changes the direction of writing
+	})
+}
+
+// knock asks for a path that wants a valid key. Whatever else is the matter with it
+// does not matter.
+func (l *listing) knock(ctx context.Context, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.base.JoinPath(path).String(), nil)
+	if err != nil {
+		return err
+	}
+	res, err := l.do(req)
+	if err != nil {
+		return fmt.Errorf("model list: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden {
+		return fmt.Errorf("model list: %w", l.refused(http.StatusUnauthorized, nil))
+	}
+	return nil
+}
+
+// read returns the models of all pages. Those whose names are empty, too long or
+// not fit to print are left out.
 func (l *listing) read(ctx context.Context, parse func([]byte) (page, error)) ([]Model, error) {
 	var all []Model
 	query := l.query
@@ -50,7 +81,13 @@ func (l *listing) read(ctx context.Context, parse func([]byte) (page, error)) ([
 			return nil, fmt.Errorf("model list: %w", err)
 		}
 		for _, m := range p.models {
-			if m.ID != "" && len(m.ID) <= maxModelName {
+			if wellFormed(m.ID) && m.ID != "" {
+				if !wellFormed(m.OwnedBy) {
+					m.OwnedBy = ""
+				}
+				if !wellFormed(m.Name) {
+					m.Name = ""
+				}
 				all = append(all, m)
 			}
 		}
@@ -74,6 +111,9 @@ func (l *listing) read(ctx context.Context, parse func([]byte) (page, error)) ([
 
 func (l *listing) page(ctx context.Context, query url.Values, parse func([]byte) (page, error)) (page, error) {
 	at := l.base.JoinPath("models")
+	if l.at != nil {
+		*at = *l.at
+	}
 	at.RawQuery = query.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {

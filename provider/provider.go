@@ -177,8 +177,8 @@ type Renamer interface {
 }
 
 // Peculiar is an Upstream whose Chat Completions differ from OpenAI's in what a
-// request may say. It matters for requests that are translated into them; those
-// of Chat Completions' own clients pass as they came.
+// request may say. It matters for what floway writes: requests that are translated
+// into them, and the question for usage.
 type Peculiar interface {
 	Upstream
 	// Quirks returns what is different for a model of the upstream's.
@@ -198,7 +198,13 @@ type Quirks struct {
 	// Omit are members that are advice and that the service refuses. The slice is
 	// shared.
 	Omit []string
+	// NoStreamOptions: the service refuses stream_options, or tells the usage of
+	// streams without them.
+	NoStreamOptions bool
 }
+
+// ErrNoList is what Models returns for services that do not tell what they have.
+var ErrNoList = errors.New("the service does not tell which models it has")
 
 // Model is a model as an upstream lists it.
 type Model struct {
@@ -239,6 +245,8 @@ const (
 	RequestTooLarge
 	// ForeignReasoning: the request carries reasoning that another account made.
 	ForeignReasoning
+	// Overloaded: the service has no room at the moment, whatever the status says.
+	Overloaded
 )
 
 // Factory makes an upstream of one kind. Its errors are shown to the operator
@@ -256,6 +264,9 @@ type Kind struct {
 	NeedsURL bool
 	// SignsIn says that a key may be signin:<name>.
 	SignsIn bool
+	// FirstByte is how long the header of an answer may take where the configuration
+	// does not say; 0 for what holds for all providers.
+	FirstByte time.Duration
 	// ByModel says that what an upstream speaks depends on the model, so that it is
 	// asked for its list even if the configuration names all models.
 	ByModel bool

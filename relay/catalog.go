@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -107,6 +108,9 @@ func (r *Relay) fetchCatalog(ctx context.Context, u *Upstream) error {
 	ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 	defer cancel()
 	models, err := u.Provider.Models(ctx, u.do)
+	if errors.Is(err, provider.ErrNoList) {
+		models, err = []provider.Model{}, nil
+	}
 	u.Catalog.mu.Lock()
 	defer u.Catalog.mu.Unlock()
 	u.Catalog.err = err

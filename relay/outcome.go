@@ -173,7 +173,7 @@ func (c *call) answerOutcome(status int, h http.Header, p *dialect.Problem) outc
 	case meaning == provider.NoModel:
 		o.class, o.model, o.next = keypool.ModelOff, c.target.sent, otherTarget
 	case meaning == provider.Moderated:
-	case failing(status):
+	case failing(status), meaning == provider.Overloaded:
 		o.class, o.next = keypool.Failed, otherKey
 	}
 	return o
