@@ -21,6 +21,7 @@ func init() {
 //	GET  /floway/usage      sums by since, until, by, bucket and filters; format=csv for a table
 //	GET  /floway/upstreams  pools, keys and how they are doing
 //	POST /floway/upstreams/reset?upstream=…&key=…  forgets what is known of a key
+//	GET  /floway/models     who serves which model, in which dialects
 //	POST /floway/check      tries every upstream key
 //	GET  /floway/ledger     how far the store has taken in what was recorded
 //	POST /floway/ledger/verify?log=…   compares the ledger with the store
@@ -56,6 +57,10 @@ func (Admin) Routes() []caddy.AdminRoute {
 			return nil
 		}),
 		route(http.MethodPost, "/floway/upstreams/reset", adminReset),
+		route(http.MethodGet, "/floway/models", func(w http.ResponseWriter, _ *http.Request) error {
+			writeJSON(w, reportModels())
+			return nil
+		}),
 		route(http.MethodPost, "/floway/check", adminCheck),
 		route(http.MethodGet, "/floway/ledger", adminLedger),
 		route(http.MethodPost, "/floway/ledger/verify", adminVerify),

@@ -53,6 +53,8 @@ func TestAdminEndpoints(t *testing.T) {
 		{"POST", "/floway/upstreams/reset?upstream=openai&key=nope", 404, "nope"},
 		{"POST", "/floway/upstreams/reset?upstream=nope&key=main", 404, "there is no upstream"},
 		{"POST", "/floway/upstreams/reset", 404, "there is no upstream"},
+		{"GET", "/floway/models", 200, `{"model":"gpt-5","served_by":[{"upstream":"openai","name":"gpt-5","rule":"declared","native":["chat",`},
+		{"POST", "/floway/models", 405, "use GET"},
 		{"POST", "/floway/check", 200, `"ok":true,"models":1`},
 		{"GET", "/floway/check", 405, "use POST"},
 		{"GET", "/floway/ledger", 200, `"log":"` + g.dir},
@@ -294,6 +296,7 @@ func TestCommands(t *testing.T) {
 		{[]string{"usage", at, "--since", "2020-01-01", "--until", "2020-01-02"}, []string{"No requests in this time."}},
 		{[]string{"usage", at, "--csv"}, []string{"client,", "\nalice,", "\nbob,"}},
 		{[]string{"upstreams", at}, []string{"UPSTREAM", "KEY", "STATE", "openai", "main", "ok"}},
+		{[]string{"models", at}, []string{"MODEL", "NATIVELY", "\ngpt-5", "openai", "declared", "chat", "messages gemini", "\no3", "\nopenai (openai): serves what its lines name\n"}},
 		{[]string{"check", at}, []string{"ok", "openai main: 1 models"}},
 		{[]string{"upstreams", at, "--reset", "openai/main"}, nil},
 		{[]string{"ledger", at}, []string{"LOG", g.dir}},
@@ -313,7 +316,7 @@ func TestCommands(t *testing.T) {
 			rest = after
 		}
 	}
-	for _, args := range [][]string{{"usage", at, "--json"}, {"upstreams", at, "--json"}, {"ledger", at, "--json"}, {"check", at, "--json"}} {
+	for _, args := range [][]string{{"usage", at, "--json"}, {"upstreams", at, "--json"}, {"models", at, "--json"}, {"ledger", at, "--json"}, {"check", at, "--json"}} {
 		out, err := run(args...)
 		if err != nil || !json.Valid([]byte(out)) {
 			t.Errorf("%v: %v: %s", args, err, out)

@@ -28,7 +28,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "floway",
-		Usage: "usage|upstreams|check|ledger|key",
+		Usage: "usage|upstreams|models|check|ledger|key",
 		Short: "Asks a running LLM gateway and makes client keys",
 		Long: `
 Asks a running gateway who used how much, how its upstream keys are doing and
@@ -39,7 +39,7 @@ how far its account has been delivered. The server is found like that of
 			cmd.PersistentFlags().String("address", "", "Address of the admin endpoint")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file to find the admin address in")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Adapter of the configuration file")
-			cmd.AddCommand(usageCommand(), upstreamsCommand(), checkCommand(), ledgerCommand(), keyCommand())
+			cmd.AddCommand(usageCommand(), upstreamsCommand(), modelsCommand(), checkCommand(), ledgerCommand(), keyCommand())
 		},
 	})
 }
@@ -266,6 +266,74 @@ func printUpstreams(to io.Writer, list []upstreamReport) error {
 	return w.Flush()
 }
 
+func modelsCommand() *cobra.Command {
+	flags := func(cmd *cobra.Command) { cmd.Flags().Bool("json", false, "Print JSON") }
+	return command("models", "Shows which upstreams serve which models", flags, func(fl caddycmd.Flags, _ *cobra.Command) error {
+		if fl.Bool("json") {
+			res, err := ask(fl, http.MethodGet, "/floway/models")
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			_, err = io.Copy(os.Stdout, res.Body)
+			return err
+		}
+		var answer modelsReport
+		if err := askJSON(fl, http.MethodGet, "/floway/models", &answer); err != nil {
+			return err
+		}
+		return printModels(os.Stdout, &answer)
+	})
+}
+
+func printModels(to io.Writer, answer *modelsReport) error {
+	if len(answer.Upstreams) == 0 {
+		fmt.Fprintln(to, "No floway block is running.")
+		return nil
+	}
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "MODEL\tUPSTREAM\tBY\tNATIVELY\tTRANSLATED")
+	for _, m := range answer.Models {
+		name := m.Model
+		for _, s := range m.By {
+			at := s.Upstream
+			if s.Name != m.Model {
+				at += " as " + s.Name
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, at, s.Rule, words(s.Native), words(s.Translated))
+			name = ""
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(to)
+	for _, u := range answer.Upstreams {
+		what := "lists " + strconv.Itoa(u.Listed) + " models"
+		switch {
+		case u.Declared:
+			what = "serves what its lines name"
+		case u.Fetched == nil && u.Error == "" && u.Listed == 0:
+			what = "lists nothing yet"
+		case u.Error != "":
+			what += "; its list cannot be fetched: " + u.Error
+		}
+		if u.Any {
+			what += "; takes any name that no other claims"
+		}
+		fmt.Fprintf(to, "%s (%s): %s\n", u.Upstream, u.Provider, what)
+	}
+	return nil
+}
+
+// words spells a list that may be empty.
+func words(list []string) string {
+	if len(list) == 0 {
+		return "-"
+	}
+	return strings.Join(list, " ")
+}
+
 func clock(t *time.Time) string {
 	if t == nil {
 		return "-"
@@ -288,7 +356,7 @@ func checkCommand() *cobra.Command {
 			if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 				return fmt.Errorf("read the answer of the admin endpoint: %w", err)
 			}
-			if !c.OK {
+			if !c.OK && !c.Untried {
 				bad++
 			}
 			switch {
@@ -296,6 +364,8 @@ func checkCommand() *cobra.Command {
 				fmt.Println(lines.Text())
 			case c.OK:
 				fmt.Printf("ok    %s %s: %d models, %d ms\n", c.Upstream, c.Key, c.Models, c.Millis)
+			case c.Untried:
+				fmt.Printf("-     %s %s: not tried: %s\n", c.Upstream, c.Key, c.Error)
 			default:
 				fmt.Printf("BAD   %s %s: %s\n", c.Upstream, c.Key, c.Error)
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/floway/floway/access"
 	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/keypool"
+	"github.com/floway/floway/provider"
 	"github.com/floway/floway/usage"
 )
 
@@ -219,6 +220,61 @@ func reportUpstreams() []upstreamReport {
 	return list
 }
 
+// servedReport is who serves one model, in the order in which they are asked.
+type servedReport struct {
+	Model string          `json:"model"`
+	By    []serviceReport `json:"served_by"`
+}
+
+type serviceReport struct {
+	Upstream   string   `json:"upstream"`
+	Name       string   `json:"name"` // of the model at the upstream
+	Rule       string   `json:"rule"`
+	Native     []string `json:"native,omitempty"`
+	Translated []string `json:"translated,omitempty"`
+}
+
+// catalogReport is what is known of an upstream's own list.
+type catalogReport struct {
+	Upstream string     `json:"upstream"`
+	Provider string     `json:"provider"`
+	Any      bool       `json:"takes_any_name"`
+	Declared bool       `json:"declared_only"` // its lines name all models, so it is not asked
+	Listed   int        `json:"listed_models"`
+	Fetched  *time.Time `json:"fetched,omitempty"`
+	Error    string     `json:"error,omitempty"`
+}
+
+type modelsReport struct {
+	Models    []servedReport  `json:"models"`
+	Upstreams []catalogReport `json:"upstreams"`
+}
+
+func reportModels() modelsReport {
+	report := modelsReport{Models: []servedReport{}, Upstreams: []catalogReport{}}
+	for _, h := range generations.handlers() {
+		for _, s := range h.relay.Services() {
+			if n := len(report.Models); n == 0 || report.Models[n-1].Model != s.Model {
+				report.Models = append(report.Models, servedReport{Model: s.Model})
+			}
+			m := &report.Models[len(report.Models)-1]
+			m.By = append(m.By, serviceReport{s.Upstream, s.Sent, s.By.String(), s.Native, s.Translated})
+		}
+		for _, u := range h.Upstreams {
+			r := catalogReport{Upstream: u.Name, Provider: u.Provider, Any: len(u.Models) == 0, Declared: u.upstream.Catalog == nil}
+			if c := u.upstream.Catalog; c != nil {
+				fetched, err := c.Status()
+				r.Listed, r.Fetched = len(c.Models()), instant(fetched)
+				if err != nil {
+					r.Error = err.Error()
+				}
+			}
+			report.Upstreams = append(report.Upstreams, r)
+		}
+	}
+	return report
+}
+
 func reportKey(k keypool.KeyState) keyReport {
 	r := keyReport{
 		Label: k.Label, State: k.State.String(), Reason: k.Reason, Since: instant(k.Since), Until: instant(k.Until),
@@ -246,6 +302,7 @@ type checkReport struct {
 	Upstream string `json:"upstream"`
 	Key      string `json:"key"`
 	OK       bool   `json:"ok"`
+	Untried  bool   `json:"untried,omitempty"` // there is no call that costs nothing
 	Models   int    `json:"models"`
 	Error    string `json:"error,omitempty"`
 	Millis   int64  `json:"ms"`
@@ -268,6 +325,7 @@ func checkKeys(ctx context.Context, done func(checkReport)) {
 				if err != nil {
 					r.Error = err.Error()
 				}
+				r.Untried = errors.Is(err, provider.ErrNoList)
 				done(r)
 			}
 		}

@@ -47,8 +47,8 @@ type page struct {
 // wellFormed says whether a name may be passed on: it ends up in logs, headers,
 // terminals and the memory of many requests.
 func wellFormed(name string) bool {
-	return len(name) <= maxModelName && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
-		return !unicode.IsPrint(r) // controls, and what changes the direction of writing
+	return len(name) <= maxModelName && !strings.ContainsFunc(name, func(r rune) bool {
+		return r == utf8.RuneError || !unicode.IsPrint(r) // controls, and what changes the direction of writing
 	})
 }
 

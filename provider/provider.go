@@ -177,8 +177,8 @@ type Renamer interface {
 }
 
 // Peculiar is an Upstream whose Chat Completions differ from OpenAI's in what a
-// request may say. It matters for what floway writes: requests that are translated
-// into them, and the question for usage.
+// request may say. It matters for requests that are translated into them; those
+// of Chat Completions' own clients pass as they came.
 type Peculiar interface {
 	Upstream
 	// Quirks returns what is different for a model of the upstream's.
@@ -198,9 +198,6 @@ type Quirks struct {
 	// Omit are members that are advice and that the service refuses. The slice is
 	// shared.
 	Omit []string
-	// NoStreamOptions: the service refuses stream_options, or tells the usage of
-	// streams without them.
-	NoStreamOptions bool
 }
 
 // ErrNoList is what Models returns for services that do not tell what they have.

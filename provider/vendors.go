@@ -242,8 +242,8 @@ var vendors = []vendor{
 		families: []string{"mistral-", "ministral-", "magistral-", "codestral-", "devstral-", "pixtral-", "voxtral-", "open-mistral-", "open-mixtral-"},
 		refusals: also(refusal{kind: "invalid_model", means: NoModel}),
 		quirks: Quirks{
-			MaxTokensName: "max_tokens", NoStreamOptions: true,
-			Omit: []string{"seed", "user", "service_tier", "prompt_cache_key", "verbosity"},
+			MaxTokensName: "max_tokens",
+			Omit:          []string{"user", "service_tier", "prompt_cache_key", "verbosity"},
 		},
 		chat: dialect.NewFixes(append(olderFixes[:2:2],
 			dialect.Fix{Path: "stream_options", Drop: true},
@@ -289,12 +289,11 @@ var vendors = []vendor{
 		listing: listingForm{private: "key"},
 	},
 	{
-		// Usage comes with every event of a stream without being asked for.
 		name: "perplexity", baseURL: "https://api.perplexity.ai", unversioned: true,
 		speaks:   []string{"chat"},
 		families: []string{"sonar"},
 		refusals: openAIRefusals,
-		quirks:   Quirks{MaxTokensName: "max_tokens", NoStreamOptions: true},
+		quirks:   Quirks{MaxTokensName: "max_tokens"},
 		chat:     older,
 		listing:  listingForm{none: true},
 	},

@@ -143,7 +143,7 @@ func (v vendorTest) test(t *testing.T) {
 	}
 	q := u.(Peculiar).Quirks("m")
 	made, err := conv.Write(dialect.Chat, &translate.Options{
-		Upstream: v.name, Model: "m", MaxTokensName: q.MaxTokensName, ReasoningName: q.ReasoningName, Omit: q.Omit, NoStreamOptions: q.NoStreamOptions,
+		Upstream: v.name, Model: "m", MaxTokensName: q.MaxTokensName, ReasoningName: q.ReasoningName, Omit: q.Omit,
 	})
 	if err != nil {
 		t.Fatal(err)

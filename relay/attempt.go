@@ -55,9 +55,6 @@ func (c *call) prepareBody() error {
 		return c.translate(ask)
 	}
 	ask = ask && c.req.UsageOnRequest() && !c.req.AsksUsage
-	if up, ok := c.target.up.Provider.(provider.Peculiar); ok && ask {
-		ask = !up.Quirks(c.target.sent).NoStreamOptions
-	}
 	tailor, _ := c.target.up.Provider.(provider.Tailor)
 	if c.body != nil && c.translated == nil && ask == c.asked && c.model == c.target.sent && c.tailor == tailor {
 		return nil

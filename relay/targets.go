@@ -19,6 +19,36 @@ type target struct {
 	via []dialect.Dialect
 	// line is the index of the route's line that names the target.
 	line int
+	// by is the rule that found the upstream.
+	by Rule
+}
+
+// Rule is one of those that decide which upstream serves a model.
+type Rule uint8
+
+const (
+	// Routed: a route names the upstream.
+	Routed Rule = iota
+	// Declared: a line of the upstream spells the name, or has a pattern for it.
+	Declared
+	// Addressed: the name begins with the upstream's.
+	Addressed
+	// Listed: the upstream lists the name.
+	Listed
+	// Unclaimed: no other claims the name, and the upstream takes any.
+	Unclaimed
+)
+
+func (r Rule) String() string {
+	return [...]string{"route", "declared", "addressed", "listed", "unclaimed"}[r]
+}
+
+// found notes the rule by which the targets behind the first n were found.
+func found(targets []target, n int, by Rule) []target {
+	for i := n; i < len(targets); i++ {
+		targets[i].by = by
+	}
+	return targets
 }
 
 // lookup is what is asked of the rules: a model's name, for whom and for what.
@@ -59,23 +89,23 @@ func (r *Relay) routeTarget(q *lookup, route *Route, line int, into []target) []
 		name = q.name
 	}
 	var buf [4]target
-	found := buf[:0]
+	one := buf[:0]
 	if to.Upstream != "" {
 		u := r.byName[to.Upstream]
-		found = q.offer(found, u, name, u.sent(name))
+		one = q.offer(one, u, name, u.sent(name))
 	} else {
-		found = r.rules(q, name, found)
+		one = r.rules(q, name, one)
 	}
-	if len(found) == 0 {
+	if len(one) == 0 {
 		return into
 	}
-	t := found[0]
+	t := one[0]
 	for i := range into {
 		if into[i].up == t.up && into[i].sent == t.sent {
 			return into
 		}
 	}
-	t.line = line
+	t.line, t.by = line, Routed
 	return append(into, t)
 }
 
@@ -88,12 +118,12 @@ func (r *Relay) rules(q *lookup, name string, into []target) []target {
 		}
 	}
 	if len(into) > n {
-		return into
+		return found(into, n, Declared)
 	}
 	if first, rest, ok := strings.Cut(name, "/"); ok {
 		if u := r.byName[first]; u != nil && u.mayServe(rest) {
 			if into = q.offer(into, u, rest, u.sent(rest)); len(into) > n {
-				return into
+				return found(into, n, Addressed)
 			}
 		}
 	}
@@ -103,7 +133,7 @@ func (r *Relay) rules(q *lookup, name string, into []target) []target {
 		}
 	}
 	if len(into) > n {
-		return into
+		return found(into, n, Listed)
 	}
 	for _, family := range [...]bool{true, false} {
 		for _, u := range r.Upstreams {
@@ -112,7 +142,7 @@ func (r *Relay) rules(q *lookup, name string, into []target) []target {
 			}
 		}
 	}
-	return into
+	return found(into, n, Unclaimed)
 }
 
 // offer adds a target if the client may use it and it speaks the operation, or

@@ -40,7 +40,6 @@ func (c *call) translate(askUsage bool) error {
 	if up, ok := t.up.Provider.(provider.Peculiar); ok {
 		q := up.Quirks(t.sent)
 		o.MaxTokensName, o.ReasoningName, o.Omit = q.MaxTokensName, q.ReasoningName, q.Omit
-		o.NoStreamOptions = o.NoStreamOptions || q.NoStreamOptions
 	}
 	var first error
 	for _, d := range t.via {
