@@ -57,7 +57,8 @@ func (u *ollama) Family(model string) bool {
 func (u *ollama) Models(ctx context.Context, do func(*http.Request) (*http.Response, error)) ([]Model, error) {
 	root := *u.base
 	if at := strings.LastIndexByte(root.Path, '/'); at >= 0 && isVersion(root.Path[at+1:]) {
-		root.Path, root.RawPath = root.Path[:at], ""
+		version := root.Path[at:]
+		root.Path, root.RawPath = root.Path[:at], strings.TrimSuffix(root.RawPath, version)
 	}
 	l := listing{account: &u.account, do: do, at: root.JoinPath("api", "tags")}
 	return l.read(ctx, readOllamaModels)
