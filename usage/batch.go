@@ -36,6 +36,9 @@ type Batch struct {
 	// chain at To.
 	From, To uint64
 	Chain    uint32
+	// Since and SinceChain are as in Position.
+	Since      uint64
+	SinceChain uint32
 	// Rows are the sums to raise, each with its own bucket. Add and Correct merge
 	// what falls into the same bucket under the same key.
 	Rows []Row

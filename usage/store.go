@@ -44,6 +44,12 @@ type Position struct {
 	// Chain is the ledger's checksum chain at Seq: a ledger that has another
 	// chain at this number is not the one that wrote here.
 	Chain uint32
+	// Since is the last record before that opening, SinceChain the chain there. A
+	// copy of the ledger that has the same chain at this number has the same
+	// records up to it. Zero where the store does not keep them, because only one
+	// process can have it open.
+	Since      uint64
+	SinceChain uint32
 	// Totals are all sums that this stream ever raised. Over all streams they
 	// equal the sums of all rows of one table whenever the store is quiet.
 	Totals Counts
@@ -61,6 +67,11 @@ type Greeting struct {
 	Genesis string
 	// Known says whether the store has a position for the stream.
 	Known bool
+	// Lost says, of a stream without a position, that the store has counted some of
+	// it all the same, or may have: to send it again could count twice. If not Lost
+	// the store has nothing of the stream, perhaps because it went back to a time
+	// before it did.
+	Lost bool
 	// Position is that position.
 	Position Position
 	// Time is the store's own clock.

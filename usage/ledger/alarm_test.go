@@ -168,7 +168,7 @@ func TestResumeDoesNotSendWhatMayBeCounted(t *testing.T) {
 			store.onApply(func(*usage.Batch) (before, after error) {
 				store.hello = func(g *usage.Greeting) error {
 					store.Forget(id)
-					g.Known, g.Position, store.hello = false, usage.Position{}, nil
+					g.Known, g.Lost, g.Position, store.hello = false, true, usage.Position{}, nil
 					return nil
 				}
 				return nil, errDown

@@ -123,11 +123,7 @@ func (f *flusher) step() (more bool, err error) {
 	stopped, resume := f.tally.stopped, f.resume
 	f.resume = false
 	f.mu.Unlock()
-	if resume && stopped != nil {
-		if err := f.goOn(stopped); err != nil {
-			return false, err
-		}
-	} else if stopped != nil {
+	if stopped != nil && !resume {
 		return false, nil
 	}
 	select {
@@ -138,6 +134,11 @@ func (f *flusher) step() (more bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(f.storing, callTimeout)
 	defer cancel()
+	if stopped != nil {
+		if err := f.goOn(ctx, stopped); err != nil {
+			return false, err
+		}
+	}
 	if !f.greeted {
 		err := f.greet(ctx)
 		if errors.Is(err, errRenamed) {
@@ -187,7 +188,7 @@ func (f *flusher) cut() (b *usage.Batch, more bool, err error) {
 	f.mu.Lock()
 	f.reader.seeds = f.manifest.seeds()
 	f.reader.update(f.readable(f.reader.spans[:0], false))
-	b = &usage.Batch{Stream: f.manifest.id, Epoch: f.epoch, From: f.from}
+	b = &usage.Batch{Stream: f.manifest.id, Epoch: f.epoch, From: f.from, Since: f.since, SinceChain: f.sinceChain}
 	f.mu.Unlock()
 
 	var first time.Time
@@ -417,11 +418,14 @@ func (f *flusher) start(g usage.Greeting) error {
 	f.mu.Lock()
 	genesis, base, oldest := f.manifest.Genesis, f.manifest.Base, f.segments[0].first-1
 	f.mu.Unlock()
-	if genesis != "" && genesis == g.Genesis {
-		return f.halt(ErrPositionLost)
-	}
 	origin := max(base, oldest)
-	if genesis != "" {
+	switch {
+	case genesis == "":
+	case genesis == g.Genesis && g.Lost:
+		return f.halt(ErrPositionLost)
+	case genesis == g.Genesis:
+		f.cfg.Log.Error("the store went back to before it had anything of this ledger; sending again", "dir", f.cfg.Dir, "from", origin+1)
+	default:
 		f.cfg.Log.Error("the store has lost everything; sending again what the ledger holds", "dir", f.cfg.Dir, "from", origin+1)
 	}
 	if oldest > base {
@@ -514,9 +518,9 @@ func (l *Ledger) Resume() error {
 }
 
 // goOn resumes the stream.
-func (f *flusher) goOn(stopped error) error {
+func (f *flusher) goOn(ctx context.Context, stopped error) error {
 	f.mu.Lock()
-	at, sure := f.mark.Seq, f.mark.Seq
+	at, sure, id := f.mark.Seq, f.mark.Seq, f.manifest.id
 	if errors.Is(stopped, ErrPositionLost) {
 		at = max(at, f.mark.Sending)
 		if f.blind {
@@ -524,6 +528,19 @@ func (f *flusher) goOn(stopped error) error {
 		}
 	}
 	f.mu.Unlock()
+	if errors.Is(stopped, ErrFenced) {
+		g, err := f.cfg.Store.Hello(ctx, id)
+		if err == nil {
+			at, err = f.forkPoint(g.Position)
+		}
+		if err != nil {
+			f.mu.Lock()
+			f.resume = true // at the next check
+			f.mu.Unlock()
+			return err
+		}
+		sure = at // the copy has it, and sends it
+	}
 	if err := f.rename(at, "resumed"); err != nil {
 		return err
 	}
@@ -559,13 +576,16 @@ func (f *flusher) rename(at uint64, why string) error {
 }
 
 // forkPoint finds the last record that the other writer of the stream had too and
-// has sent: copies of a log part at the opening of one of them.
+// sends, or has sent: copies of a log part at the opening of one of them.
 func (f *flusher) forkPoint(p usage.Position) (uint64, error) {
 	f.mu.Lock()
 	epoch, mark := f.epoch, f.mark
 	spans := f.readable(nil, true)
 	seeds := f.manifest.seeds()
 	f.mu.Unlock()
+	if parted, err := f.partedAt(p, mark.Confirmed); parted || err != nil {
+		return max(mark.Seq, p.Since), err
+	}
 	shared := min(p.Epoch, mark.Confirmed)
 	if mark.Fenced || shared >= epoch {
 		// What this log has written since the store acknowledged it last, only
@@ -594,6 +614,21 @@ func (f *flusher) forkPoint(p usage.Position) (uint64, error) {
 			return max(mark.Seq, fr.seq-1), nil
 		}
 	}
+}
+
+// partedAt says whether this log and the other writer's parted at p.Since: both
+// have the same records up to there, and the opening of the other one, with which
+// its own begin, is not in this log.
+func (f *flusher) partedAt(p usage.Position, confirmed uint64) (bool, error) {
+	if p.Since == 0 {
+		return false, nil
+	}
+	chain, held, err := f.chainAt(p.Since)
+	if err != nil || !held || chain != p.SinceChain {
+		return false, err
+	}
+	// An opening of that epoch which the store has seen is the same one.
+	return p.Epoch > confirmed, nil
 }
 
 // chainAt says what the chain is at a record; held is false if the log does not

@@ -335,6 +335,31 @@ func TestLostPositionStopsTheStream(t *testing.T) {
 	})
 }
 
+// A store that goes back to a time before it had anything of the stream has lost
+// its sums together with its position: they are sent again.
+func TestRollbackBeforeTheFirstBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFickle()
+		if _, err := store.Hello(t.Context(), usage.StreamID{1}); err != nil { // it has a name
+			t.Fatal(err)
+		}
+		snapshot := store.Snapshot()
+		l := open(t, Config{Dir: t.TempDir(), Store: store})
+		var a account
+		a.attempts(t, l, 1, 100)
+		flush(t, l)
+		store.Restore(snapshot)
+		time.Sleep(checkEvery + 2*flushEvery)
+		if s := l.Stats(); s.Stopped != "" {
+			t.Errorf("%+v", s)
+		}
+		a.attempts(t, l, 101, 110)
+		flush(t, l)
+		a.check(t, store)
+		shut(t, l)
+	})
+}
+
 // rowsOf adds up all hours of a store that the tests count in.
 func rowsOf(t testing.TB, s usage.Store) (sum usage.Counts) {
 	t.Helper()
@@ -417,6 +442,67 @@ func TestFencedStreamCanBeResumed(t *testing.T) {
 		a.check(t, store)
 		shut(t, l)
 	})
+}
+
+// A copy that is made while the store lacks records: both the copy and the original
+// have them, and they count once.
+func TestCopyWithUnsentRecords(t *testing.T) {
+	for name, goOn := range map[string]func(*testing.T, *Ledger, usage.Store) *Ledger{
+		"restarted": func(t *testing.T, l *Ledger, s usage.Store) *Ledger {
+			closeNowFenced(t, l)
+			return open(t, Config{Dir: l.cfg.Dir, Store: s})
+		},
+		"resumed": func(t *testing.T, l *Ledger, _ usage.Store) *Ledger {
+			if err := l.Resume(); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(checkEvery)
+			return l
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, after := range []int{0, 150} { // attempts of the original behind the copy
+				synctest.Test(t, func(t *testing.T) {
+					store := newFickle()
+					var a account
+					l := open(t, Config{Dir: t.TempDir(), Store: store})
+					a.attempts(t, l, 1, 100)
+					flush(t, l)
+					away := errors.New("away")
+					store.mu.Lock()
+					store.apply = func(*usage.Batch) (error, error) { return away, nil }
+					store.mu.Unlock()
+					a.attempts(t, l, 101, 150)
+					time.Sleep(time.Second)
+					c := open(t, Config{Dir: copyDir(t, l.cfg.Dir), Store: store})
+					a.attempts(t, c, 151, 200)
+					a.attempts(t, l, 201, 200+after)
+					store.mu.Lock()
+					store.apply = func(b *usage.Batch) (error, error) {
+						if b.Epoch == 1 && b.Stream == c.Stats().Stream {
+							return away, nil // the copy is first
+						}
+						return nil, nil
+					}
+					store.mu.Unlock()
+					flush(t, c)
+					store.mu.Lock()
+					store.apply = nil
+					store.mu.Unlock()
+					time.Sleep(2 * checkEvery)
+					if s := l.Stats(); s.Stopped != ErrFenced.Error() {
+						t.Errorf("%+v", s)
+					}
+					l = goOn(t, l, store)
+					a.attempts(t, l, 1001, 1010)
+					flush(t, l)
+					a.check(t, store)
+					shut(t, l)
+					shut(t, c)
+				})
+			}
+		})
+	}
 }
 
 // A copy whose original goes on: the copy finds the stream ahead of it.

@@ -174,6 +174,9 @@ type Ledger struct {
 	manifest manifest
 	mark     bookmark
 	epoch    uint64
+	// since is the last record before the epoch, sinceChain its checksum.
+	since      uint64
+	sinceChain uint32
 
 	segments []*segment // by first number; the last one is written to
 	spares   []spare

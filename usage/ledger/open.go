@@ -146,6 +146,7 @@ func (l *Ledger) takeOver() error {
 	}
 	l.clear = l.mark.Seq
 	l.lastSettled = l.last
+	l.since, l.sinceChain = l.last, l.chain
 
 	if err := l.beginEpoch(rec); err != nil {
 		return fmt.Errorf("begin to write the ledger in %s: %w", l.cfg.Dir, err)

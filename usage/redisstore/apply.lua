@@ -2,8 +2,8 @@
 --
 -- KEYS: the stream's cursor, genesis, streams, months, late, dead letters; then of
 --       each bucket its index and its rows.
--- ARGV: stream, epoch, from, to, chain, a genesis should there be none, the number
---       of buckets; then of each bucket: when it expires (0: never), its letter
+-- ARGV: stream, epoch, from, to, chain, the record before the epoch and the chain
+--       there, a genesis should there be none, the number of buckets; then of each bucket: when it expires (0: never), its letter
 --       among the late ones (may be empty), its month if it is one, the number of
 --       its rows, and of each row: the number of its increments, then pairs of
 --       field and increment; at last the same for the stream's totals.
@@ -13,7 +13,7 @@
 local A, K = ARGV, KEYS
 local call, try, find = redis.call, redis.pcall, string.find
 local CURSOR, GENESIS, STREAMS, MONTHS, LATE, LETTERS = K[1], K[2], K[3], K[4], K[5], K[6]
-local stream, epoch, from, to, chain = A[1], A[2], A[3], A[4], A[5]
+local stream, epoch, from, to, chain, since, before = A[1], A[2], A[3], A[4], A[5], A[6], A[7]
 
 local function kind(key) return call('TYPE', key).ok end
 
@@ -50,8 +50,8 @@ local function numbers(a) -- those of one row are well-formed: where the next on
 	end
 	return last + 1
 end
-local a, k = 8, 6
-for _ = 1, tonumber(A[7]) do
+local a, k = 10, 6
+for _ = 1, tonumber(A[9]) do
 	local rows = tonumber(A[a + 3])
 	a = a + 4
 	for i = k + 1, k + 1 + rows do kinds[i] = kind(K[i]) end
@@ -70,7 +70,7 @@ end
 -- memory left or the server takes no writes; after it nothing fails for that.
 
 call('SADD', STREAMS, stream)
-if not genesis then call('SET', GENESIS, A[6]) end
+if not genesis then call('SET', GENESIS, A[8]) end
 
 local now = call('TIME')[1]
 local dead = 0
@@ -99,8 +99,8 @@ local function raise(key, a, where, letter)
 	return last + 1
 end
 
-a, k = 8, 7
-for _ = 1, tonumber(A[7]) do
+a, k = 10, 7
+for _ = 1, tonumber(A[9]) do
 	local expires, late, month, rows = A[a], A[a + 1], A[a + 2], tonumber(A[a + 3])
 	local index = K[k]
 	a = a + 4
@@ -141,5 +141,5 @@ if dead > 0 then
 	try('HINCRBY', CURSOR, 'dead', dead)
 end
 
-call('HSET', CURSOR, 'epoch', epoch, 'seq', to, 'chain', chain, 'seen', now)
+call('HSET', CURSOR, 'epoch', epoch, 'seq', to, 'chain', chain, 'since', since, 'before', before, 'seen', now)
 return {'OK', call('HGETALL', CURSOR)}

@@ -34,6 +34,12 @@ func parsePosition(answer any) (p usage.Position, seen time.Time, known bool, er
 			var chain uint64
 			chain, err = strconv.ParseUint(value, 10, 32)
 			p.Chain = uint32(chain)
+		case "since":
+			p.Since, err = strconv.ParseUint(value, 10, 64)
+		case "before":
+			var chain uint64
+			chain, err = strconv.ParseUint(value, 10, 32)
+			p.SinceChain = uint32(chain)
 		case "dead":
 			p.DeadLetters, err = strconv.ParseUint(value, 10, 64)
 		case "seen":

@@ -32,6 +32,7 @@ for i = 1, #fields, 2 do
 		call('HINCRBY', RETIRED, fields[i], fields[i + 1])
 	end
 end
+call('HSET', RETIRED, 's:' .. ARGV[1], 1) -- to be known should it come back
 call('SREM', STREAMS, ARGV[1])
 call('DEL', CURSOR)
 return 1

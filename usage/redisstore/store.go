@@ -8,8 +8,8 @@
 // noeviction. A user that may do no more than necessary is made by
 //
 //	ACL SETUSER floway on >password ~fl:* +eval +evalsha +type +get +set +hget +hmget
-//	  +hgetall +hlen +hset +hdel +hincrby +sadd +smembers +srem +sscan +rpush +lrange
-//	  +ltrim +xadd +xread +del +expire +expireat +time +info +multi +exec +select
+//	  +hgetall +hlen +hset +hdel +hincrby +sadd +sismember +smembers +srem +sscan +rpush
+//	  +lrange +ltrim +xadd +xread +del +expire +expireat +time +info +multi +exec +select
 package redisstore
 
 import (
@@ -116,11 +116,12 @@ func (s *Store) Hello(ctx context.Context, stream usage.StreamID) (usage.Greetin
 	defer cancel()
 
 	cursor := s.keys.cursor(stream)
-	answer, err := helloScript.Run(ctx, s.client, []string{s.keys.genesis(), cursor}, genesis()).Slice()
+	names := []string{s.keys.genesis(), cursor, s.keys.streams(), s.keys.retired()}
+	answer, err := helloScript.Run(ctx, s.client, names, genesis(), stream.String()).Slice()
 	if err != nil {
 		return usage.Greeting{}, s.explain(err)
 	}
-	if len(answer) != 3 {
+	if len(answer) != 4 {
 		return usage.Greeting{}, s.foreign("answered Hello with %d parts", len(answer))
 	}
 
@@ -142,6 +143,9 @@ func (s *Store) Hello(ctx context.Context, stream usage.StreamID) (usage.Greetin
 		return usage.Greeting{}, s.foreign("it told the time as %v: %w", answer[2], err)
 	}
 	g.Warning = s.warning(ctx)
+	// The same script names the stream and writes its position: who has neither has
+	// no sums, unless the server drops keys one by one.
+	g.Lost = !g.Known && (answer[3] != int64(0) || g.Warning != "")
 	s.retire(ctx)
 	return g, nil
 }
@@ -221,13 +225,15 @@ func (s *Store) encode(b *usage.Batch) (names []string, args []any) {
 
 	names = make([]string, 0, 6+len(order)+len(b.Rows))
 	names = append(names, s.keys.cursor(b.Stream), s.keys.genesis(), s.keys.streams(), s.keys.months(), s.keys.late(), s.keys.letters())
-	args = make([]any, 0, 7+4*len(order)+len(b.Rows)+2*b.Increments()+2*usage.Fields)
+	args = make([]any, 0, 9+4*len(order)+len(b.Rows)+2*b.Increments()+2*usage.Fields)
 	args = append(args,
 		b.Stream.String(),
 		strconv.FormatUint(b.Epoch, 10),
 		strconv.FormatUint(b.From, 10),
 		strconv.FormatUint(b.To, 10),
 		strconv.FormatUint(uint64(b.Chain), 10),
+		strconv.FormatUint(b.Since, 10),
+		strconv.FormatUint(uint64(b.SinceChain), 10),
 		genesis(),
 		strconv.Itoa(len(order)))
 	var name []byte

@@ -33,6 +33,7 @@ type state struct {
 	genesis string
 	buckets map[bucketID]map[usage.Key]*usage.Counts
 	streams map[usage.StreamID]usage.StreamPosition
+	counted map[usage.StreamID]bool
 	late    [2]usage.Counts
 	letters []usage.DeadLetter
 }
@@ -96,6 +97,7 @@ func (m *Memory) Forget(stream usage.StreamID) {
 
 func (s state) clone() state {
 	s.streams = maps.Clone(s.streams)
+	s.counted = maps.Clone(s.counted)
 	s.letters = slices.Clone(s.letters)
 	s.buckets = maps.Clone(s.buckets)
 	for id, rows := range s.buckets {
@@ -122,6 +124,7 @@ func (m *Memory) open(ctx context.Context) (now time.Time, err error) {
 		m.state.genesis = rand.Text()
 		m.state.buckets = make(map[bucketID]map[usage.Key]*usage.Counts)
 		m.state.streams = make(map[usage.StreamID]usage.StreamPosition)
+		m.state.counted = make(map[usage.StreamID]bool)
 	}
 	if m.Now != nil {
 		return m.Now(), nil
@@ -140,7 +143,8 @@ func (m *Memory) Hello(ctx context.Context, stream usage.StreamID) (usage.Greeti
 		m.state.genesis = rand.Text()
 	}
 	p, known := m.state.streams[stream]
-	return usage.Greeting{Genesis: m.state.genesis, Known: known, Position: p.Position, Time: now}, nil
+	lost := !known && m.state.counted[stream]
+	return usage.Greeting{Genesis: m.state.genesis, Known: known, Lost: lost, Position: p.Position, Time: now}, nil
 }
 
 // Apply implements usage.Store.
@@ -165,12 +169,14 @@ func (m *Memory) Apply(ctx context.Context, b *usage.Batch) (usage.Position, err
 	}
 
 	p.Stream, p.Seen, p.Epoch, p.Chain = b.Stream, now, b.Epoch, b.Chain
+	p.Since, p.SinceChain = b.Since, b.SinceChain
 	for i := range b.Rows {
 		m.book(&p, &b.Rows[i], now)
 	}
 	m.raise(&p, &p.Totals, func() string { return "totals" }, &b.Totals, now)
 	p.Seq = b.To
 	m.state.streams[b.Stream] = p
+	m.state.counted[b.Stream] = true
 	return p.Position, nil
 }
 

@@ -69,7 +69,7 @@ func testNew(t subject) {
 	if one.Genesis == "" || one.Genesis != two.Genesis {
 		t.Errorf("the store calls itself %q and %q", one.Genesis, two.Genesis)
 	}
-	if one.Known || one.Position != (usage.Position{}) {
+	if one.Known || one.Lost || one.Position != (usage.Position{}) {
 		t.Errorf("a new store knows %+v", one)
 	}
 	if one.Time.IsZero() {
