@@ -164,6 +164,7 @@ func TestLossOfPower(t *testing.T) {
 								time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
 							}
 						}
+						synctest.Wait() // what goes on meanwhile would be sent and not be on this disk
 						after := disk.losePower(rnd)
 						safe := l.Stats().Synced
 						kill(l)
@@ -845,12 +846,14 @@ func TestRemovedDirectory(t *testing.T) {
 	if err := os.Rename(dir, dir+"-away"); err != nil {
 		t.Fatal(err)
 	}
+	// Not only when the next segment is needed.
 	var err error
-	for n := 0; n < 10000 && err == nil; n++ {
+	for n := 0; n < 100 && err == nil; n++ {
 		r := attemptNo(n)
 		if err = l.Reserve(r); err == nil {
 			end(r, n)
 			l.Settle(r)
+			l.sync()
 		}
 	}
 	if !errors.Is(err, ErrFull) || !errors.Is(err, fs.ErrNotExist) {

@@ -1,7 +1,10 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"time"
 )
@@ -53,6 +56,7 @@ func (l *Ledger) sync() {
 	}
 	names := !l.dirSynced
 	l.dirSynced = true
+	last := l.current()
 	l.mu.Unlock()
 
 	var dirErr error
@@ -64,8 +68,14 @@ func (l *Ledger) sync() {
 		errs[i] = w.file.Sync()
 	}
 
+	removed := l.lookFor(last.path)
+
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if removed != nil {
+		last.bad = true
+		l.fail(fmt.Errorf("the ledger's directory was removed: %w", removed))
+	}
 	l.dirFailed = dirErr != nil
 	if l.dirFailed {
 		l.dirSynced = false
@@ -122,6 +132,19 @@ func (l *Ledger) awaitSync(seq uint64) error {
 	}
 	if l.synced < seq {
 		return l.trouble
+	}
+	return nil
+}
+
+// lookFor says whether a file has vanished. A file that is open can be written to
+// when its name is gone, and everything in it is lost with the process.
+func (l *Ledger) lookFor(path string) error {
+	f, err := l.cfg.FS.Open(path, os.O_RDONLY)
+	if err == nil {
+		f.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }
