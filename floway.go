@@ -107,6 +107,9 @@ type Handler struct {
 	people  []*person
 	secrets []*fileSecret
 	stop    func()
+	// transports are those to the upstreams; retired: the handler was cleaned up.
+	transports []*http.Transport
+	retired    atomic.Bool
 }
 
 // Upstream is one account at a provider: an address, a pool of keys and models.
@@ -308,6 +311,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, call *dialect.Ca
 		}
 		defer release()
 	}
+	defer h.leave()
 	defer h.log(r, trace) // an answer that was cut ends in a panic
 	h.relay.Serve(w, r, call, client, group, trace)
 	linger(w, r)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
 	"github.com/floway/floway/access"
@@ -212,7 +213,7 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	if len(u.Models) == 0 || slices.ContainsFunc(up.Models, func(p access.Pattern) bool { return !p.Literal() }) {
 		up.Catalog = h.living.catalog(u.Provider + " " + u.Name + " " + config.BaseURL + " " + strings.Join(up.KeyIDs, " "))
 	}
-	if err := u.provisionTransport(ctx, up, config.BaseURL); err != nil {
+	if err := u.provisionTransport(ctx, h, up, config.BaseURL); err != nil {
 		return err
 	}
 	if u.Headers != nil {
@@ -364,7 +365,7 @@ func parsePolicy(name string, weighted bool) (keypool.Policy, error) {
 }
 
 // provisionTransport loads Caddy's transport with floway's defaults.
-func (u *Upstream) provisionTransport(ctx caddy.Context, up *relay.Upstream, baseURL string) error {
+func (u *Upstream) provisionTransport(ctx caddy.Context, h *Handler, up *relay.Upstream, baseURL string) error {
 	if up.Transport = up.Provider.Transport(); up.Transport != nil {
 		if u.TransportRaw != nil {
 			return fmt.Errorf("transport: the provider %s needs none", u.Provider)
@@ -414,6 +415,9 @@ func (u *Upstream) provisionTransport(ctx caddy.Context, up *relay.Upstream, bas
 		return fmt.Errorf("transport: %w", err)
 	}
 	up.Transport = mod.(http.RoundTripper)
+	if t, ok := mod.(*reverseproxy.HTTPTransport); ok && t.Transport != nil {
+		h.transports = append(h.transports, t.Transport)
+	}
 	return nil
 }
 
@@ -570,6 +574,7 @@ func digestOf(configured string) (access.Digest, error) {
 
 // Cleanup ends what runs in the background. Requests may still be under way.
 func (h *Handler) Cleanup() error {
+	h.retired.Store(true)
 	if h.stop != nil {
 		h.stop()
 	}
@@ -577,6 +582,18 @@ func (h *Handler) Cleanup() error {
 		return leaveLiving()
 	}
 	return nil
+}
+
+// leave is called at the end of each request. The transports of a configuration
+// that is not in use any more close their idle connections at Cleanup, and keep
+// those that a request made after it: nobody would use them again.
+func (h *Handler) leave() {
+	if !h.retired.Load() {
+		return
+	}
+	for _, t := range h.transports {
+		t.CloseIdleConnections()
+	}
 }
 
 // fileSecret is a secret that stands in a file and may change there.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -401,6 +402,59 @@ func TestRedisUnreachableAtStart(t *testing.T) {
 		}
 		if r := parseUsageReport(t, a); r.Sum.Requests != 5 || r.Sum.Input != 50 {
 			return fmt.Errorf("%+v", r.Sum)
+		}
+		return nil
+	})
+}
+
+// A request that outlives its configuration may open a connection after that was
+// cleaned up. Nobody will use it again, so it does not stay open.
+func TestOldConnectionsAreClosed(t *testing.T) {
+	u := new(upstream)
+	u.Server = httptest.NewUnstartedServer(u)
+	var open atomic.Int64
+	u.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	u.Start()
+	t.Cleanup(u.Close)
+	arrived, reloaded := make(chan struct{}), make(chan struct{})
+	first := sync.OnceFunc(func() {
+		close(arrived)
+		<-reloaded
+	})
+	var calls atomic.Int64
+	u.answerWith(func(w http.ResponseWriter, _ *http.Request) {
+		if calls.Add(1) == 1 {
+			first()
+			panic(http.ErrAbortHandler) // and with it the connection
+		}
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, completion)
+	})
+	g := start(t, site{block: u.block("models gpt-5") + alice})
+	got := make(chan string)
+	go func() {
+		a, err := do("POST", "http://"+g.addr+chatPath, hello, asAlice)
+		got <- fmt.Sprint(a.status, err)
+	}()
+	<-arrived
+	other := newUpstream(t)
+	if err := g.load(site{block: other.block("models gpt-5") + alice}); err != nil {
+		t.Fatal(err)
+	}
+	close(reloaded)
+	if answer := <-got; answer != "200 <nil>" || calls.Load() != 2 {
+		t.Errorf("%s after %d calls", answer, calls.Load())
+	}
+	eventually(t, func() error {
+		if n := open.Load(); n > 0 {
+			return fmt.Errorf("%d connections are open", n)
 		}
 		return nil
 	})
