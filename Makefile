@@ -1,7 +1,7 @@
 # What a contributor needs: make alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint bench fmt
+.PHONY: help run build test lint bench faults fmt
 
 # Each module is built as its own go.mod says.
 export GOWORK := off
@@ -34,6 +34,9 @@ lint: ## gofmt, gofumpt, go vet, staticcheck and govulncheck on all modules
 
 bench: ## compare with Caddy's reverse_proxy; make bench ARGS=-help tells more
 	cd bench && go run . $(ARGS)
+
+faults: ## kill, cut and starve all that keeps the account, and compare; ARGS='-run F3,F9', ARGS=-break
+	cd e2e && go test -count=1 -timeout 3h -v ./faults -args -scale full $(ARGS)
 
 fmt: ## format all Go code
 	go tool -modfile=tools/lint/go.mod gofumpt -w .

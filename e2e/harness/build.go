@@ -11,14 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"testing"
 )
 
 // buildDir holds the programs that were built for this run; made on demand.
 var buildDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "floway-e2e-") })
 
-// Main runs the tests and takes away what was built for them.
-func Main(m *testing.M) {
+// Main runs the tests, as a testing.M does, and takes away what was built for
+// them.
+func Main(m interface{ Run() int }) {
 	code := m.Run()
 	if dir, err := buildDir(); err == nil {
 		os.RemoveAll(dir)
@@ -59,7 +59,7 @@ func build(name, from, command string) (string, error) {
 	}
 	path := filepath.Join(dir, name)
 	args := []string{"build", "-o", path}
-	if race {
+	if Race {
 		args = append(args, "-race")
 	}
 	cmd := exec.Command("go", append(args, command)...)

@@ -34,6 +34,8 @@ type Config struct {
 	// Quiet keeps the log short; otherwise it has everything that Caddy can tell.
 	Quiet bool
 	Vars  map[string]string
+	// Program is the gateway's program. Default: one built of this checkout.
+	Program string
 	// Env is added to the environment, as NAME=value.
 	Env []string
 }
@@ -57,14 +59,21 @@ type Gateway struct {
 // secret into its log.
 func StartGateway(t testing.TB, c Config) *Gateway {
 	t.Helper()
+	g := Stopped(t, c)
+	t.Cleanup(func() { g.finish(t) })
+	g.Start(t)
+	return g
+}
+
+// Stopped makes a gateway that does not run: see TryStart.
+func Stopped(t testing.TB, c Config) *Gateway {
+	t.Helper()
 	g := &Gateway{Dir: t.TempDir(), Port: FreePort(t), admin: FreePort(t), config: c, log: &logbook{}}
 	g.Admin = "http://127.0.0.1:" + strconv.Itoa(g.admin)
 	g.URL = g.fill("http://127.0.0.1:PORT")
 	if strings.HasPrefix(c.Site, "https://") {
 		g.URL = g.fill(c.Site)
 	}
-	t.Cleanup(func() { g.finish(t) })
-	g.Start(t)
 	return g
 }
 
@@ -72,9 +81,21 @@ func StartGateway(t testing.TB, c Config) *Gateway {
 // ports.
 func (g *Gateway) Start(t testing.TB) {
 	t.Helper()
-	path, err := caddy()
-	if err != nil {
+	if err := g.TryStart(t); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TryStart is Start for a gateway that may not come up: then it returns why not,
+// with the end of its log.
+func (g *Gateway) TryStart(t testing.TB) error {
+	t.Helper()
+	path := g.config.Program
+	if path == "" {
+		var err error
+		if path, err = caddy(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	file := filepath.Join(g.Dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(g.caddyfile(g.config)), 0o600); err != nil {
@@ -86,6 +107,7 @@ func (g *Gateway) Start(t testing.TB) {
 		"XDG_CONFIG_HOME=" + filepath.Join(g.Dir, "config"),
 		"GORACE=halt_on_error=0",
 	}, g.config.Env...)
+	var err error
 	g.proc, err = launch("caddy", g.log, nil, env, path, "run", "--config", file, "--adapter", "caddyfile")
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +115,7 @@ func (g *Gateway) Start(t testing.TB) {
 	// The certificate is of no interest here, and perhaps not there yet.
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: g.host()}}}
 	defer client.CloseIdleConnections()
-	g.proc.until(t, "healthy", func() error {
+	return g.proc.wait("healthy", func() error {
 		req, err := http.NewRequest("GET", g.onLoopback()+"/floway/health", nil)
 		if err != nil {
 			return err
@@ -173,9 +195,9 @@ func (g *Gateway) Reload(t testing.TB, c Config) error {
 	if resp.StatusCode != http.StatusOK {
 		return errors.New(string(body))
 	}
-	env := g.config.Env
+	env, program := g.config.Env, g.config.Program
 	g.config = c
-	g.config.Env = env
+	g.config.Env, g.config.Program = env, program
 	return nil
 }
 
@@ -184,6 +206,12 @@ func (g *Gateway) Kill() { g.proc.signal(syscall.SIGKILL) }
 
 // Stop ends the gateway politely and returns how it ended.
 func (g *Gateway) Stop() error { return g.proc.signal(syscall.SIGTERM) }
+
+// Signal sends a signal and does not wait for anything.
+func (g *Gateway) Signal(sig os.Signal) error { return g.proc.cmd.Process.Signal(sig) }
+
+// Pid is the number of the gateway's process.
+func (g *Gateway) Pid() int { return g.proc.cmd.Process.Pid }
 
 // Log is what the gateway has written.
 func (g *Gateway) Log() string { return g.log.String() }

@@ -2,5 +2,5 @@
 
 package harness
 
-// race says whether the tests run with the race detector.
-const race = false
+// Race says whether the tests run with the race detector.
+const Race = false

@@ -92,16 +92,23 @@ func (p *process) ended() bool {
 // ends, or after patience.
 func (p *process) until(t testing.TB, what string, ready func() error) {
 	t.Helper()
+	if err := p.wait(what, ready); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wait is until that returns what until fails with.
+func (p *process) wait(what string, ready func() error) error {
 	deadline := time.Now().Add(patience)
 	for {
 		err := ready()
 		switch {
 		case err == nil:
-			return
+			return nil
 		case p.ended():
-			t.Fatalf("%s ended (%v) before it was %s\n%s", p.name, p.err, what, p.log.tail())
+			return fmt.Errorf("%s ended (%v) before it was %s\n%s", p.name, p.err, what, p.log.tail())
 		case time.Now().After(deadline):
-			t.Fatalf("%s is not %s: %v\n%s", p.name, what, err, p.log.tail())
+			return fmt.Errorf("%s is not %s: %w\n%s", p.name, what, err, p.log.tail())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -2,5 +2,5 @@
 
 package harness
 
-// race says whether the tests run with the race detector.
-const race = true
+// Race says whether the tests run with the race detector.
+const Race = true

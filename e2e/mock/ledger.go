@@ -57,12 +57,14 @@ const (
 
 // Entry is one request in the server's ledger.
 type Entry struct {
-	Seq       int64     `json:"seq"`
-	Time      time.Time `json:"time"`
-	Ended     time.Time `json:"ended"`
-	Method    string    `json:"method"`
-	Path      string    `json:"path"`
-	Operation string    `json:"operation,omitempty"`
+	Seq    int64     `json:"seq"`
+	Time   time.Time `json:"time"`
+	Ended  time.Time `json:"ended"`
+	Method string    `json:"method"`
+	Path   string    `json:"path"`
+	// Request is what the client calls the request, in X-Client-Request-Id.
+	Request   string `json:"request,omitempty"`
+	Operation string `json:"operation,omitempty"`
 	// Key is the label of the credential.
 	Key    string `json:"key,omitempty"`
 	Model  string `json:"model,omitempty"`

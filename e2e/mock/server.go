@@ -144,7 +144,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) *Exchange {
 		return x
 	}
 	s.next++
-	x.Entry = Entry{Seq: s.next, Time: time.Now().UTC(), Method: r.Method, Path: r.URL.Path}
+	x.Entry = Entry{Seq: s.next, Time: time.Now().UTC(), Method: r.Method, Path: r.URL.Path, Request: r.Header.Get("X-Client-Request-Id")}
 	s.open[x.Entry.Seq] = x
 	return x
 }
