@@ -69,7 +69,7 @@ func TestRetire(t *testing.T) {
 		t.Error("the position is still there")
 	}
 	// The store is the same and does not know the stream: it must not begin anew.
-	if g, err := s.Hello(t.Context(), stream); err != nil || g.Known {
+	if g, err := s.Hello(t.Context(), stream); err != nil || g.Known || !g.Lost {
 		t.Errorf("%+v, %v", g, err)
 	}
 	// Others go on as they were, and join it in their time.
