@@ -28,6 +28,10 @@ func init() {
 //	POST /floway/ledger/resume?log=…   lets a stream that has stopped go on
 //	POST /floway/ledger/adopt?dir=…    delivers the ledger of a host that is gone
 //	POST /floway/usage/move?dir=…      carries an embedded history into Redis
+//	GET  /floway/login/copilot          the seats that are signed in, and sign-ins under way
+//	POST /floway/login/copilot?name=…   begins to sign a seat in: answers with the code to type
+//	DELETE /floway/login/copilot?name=… signs a seat out
+//	POST /floway/login/copilot/cancel?name=… gives a sign-in under way up
 type Admin struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -67,6 +71,8 @@ func (Admin) Routes() []caddy.AdminRoute {
 		route(http.MethodPost, "/floway/ledger/resume", adminResume),
 		route(http.MethodPost, "/floway/ledger/adopt", adminAdopt),
 		route(http.MethodPost, "/floway/usage/move", adminMove),
+		{Pattern: "/floway/login/copilot", Handler: caddy.AdminHandlerFunc(adminLogin)},
+		route(http.MethodPost, "/floway/login/copilot/cancel", adminGiveUp),
 	}
 }
 

@@ -37,7 +37,7 @@ func init() {
 //
 //	floway [<matcher>] {
 //		upstream <provider> [<name>] {
-//			key                <secret> [as <label>] [weight <n>]
+//			key                <secret | signin:name> [as <label>] [weight <n>]
 //			base_url           <url>
 //			models             <pattern...>
 //			alias              <public> <upstream-model>
@@ -358,6 +358,9 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 	if transport != nil && strings.HasPrefix(u.BaseURL, "http://") && speaksTLS(u.TransportRaw) {
 		return transport("transport: tls is set and base_url begins with http://, which speaks without it")
 	}
+	if kind.NeedsKey && len(u.Keys) == 0 {
+		return here("upstream %s: a key is missing; write one: key %s<name>", u.Provider, provider.SignInPrefix)
+	}
 	return u.refused(kind, here)
 }
 
@@ -411,6 +414,11 @@ func (p *parser) upstreamKey(u *Upstream, kind provider.Kind, labels map[string]
 		return p.Errf("key: the secret is missing, perhaps because an environment variable is not set; expected: %s", form)
 	}
 	k := Key{Secret: args[0]}
+	if name, ok := provider.SignInName(k.Secret); ok && !strings.Contains(name, "{") {
+		if err := checkSignIn(name, kind, u.Provider); err != nil {
+			return p.Errf("key: %s", err)
+		}
+	}
 	if err := p.secretLength(k.Secret); err != nil {
 		return err
 	}

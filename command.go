@@ -28,7 +28,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "floway",
-		Usage: "usage|upstreams|models|check|ledger|key",
+		Usage: "usage|upstreams|models|check|ledger|key|login",
 		Short: "Asks a running LLM gateway and makes client keys",
 		Long: `
 Asks a running gateway who used how much, how its upstream keys are doing and
@@ -39,7 +39,7 @@ how far its account has been delivered. The server is found like that of
 			cmd.PersistentFlags().String("address", "", "Address of the admin endpoint")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file to find the admin address in")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Adapter of the configuration file")
-			cmd.AddCommand(usageCommand(), upstreamsCommand(), modelsCommand(), checkCommand(), ledgerCommand(), keyCommand())
+			cmd.AddCommand(usageCommand(), upstreamsCommand(), modelsCommand(), checkCommand(), ledgerCommand(), keyCommand(), loginCommand())
 		},
 	})
 }
@@ -53,7 +53,7 @@ func ask(fl caddycmd.Flags, method, uri string) (*http.Response, error) {
 	res, err := caddycmd.AdminAPIRequest(address, method, uri, nil, nil)
 	if err != nil {
 		if strings.HasSuffix(err.Error(), syscall.ECONNREFUSED.Error()) { // Caddy does not wrap it
-			return nil, fmt.Errorf("ask the admin endpoint at %s: %w; is a server running there? --address or --config says where it is", address, err)
+			return nil, fmt.Errorf("%w at %s: %w; is a server running there? --address or --config says where it is", errNoServer, address, err)
 		}
 		if refused := refusedBecause(err); refused != "" {
 			return nil, errors.New(refused)
@@ -73,6 +73,9 @@ func refusedBecause(err error) string {
 	}
 	return refusal.Error
 }
+
+// errNoServer: nobody listens where the admin endpoint should be.
+var errNoServer = errors.New("ask the admin endpoint")
 
 func askJSON(fl caddycmd.Flags, method, uri string, into any) error {
 	res, err := ask(fl, method, uri)
@@ -255,6 +258,9 @@ func printUpstreams(to io.Writer, list []upstreamReport) error {
 		for _, k := range u.Keys {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%.0f %%\t%s\n",
 				u.Name, k.Label, k.State, clock(k.Until), k.InFlight, k.Served, 100*k.Share, k.Reason)
+			if k.Account != nil {
+				printAccount(w, k.Account)
+			}
 			for _, m := range k.Models {
 				fmt.Fprintf(w, "\t  %s\t%s\t%s\t\t\t\t%s\n", m.Model, m.State, clock(m.Until), m.Reason)
 			}

@@ -106,6 +106,7 @@ type Handler struct {
 	clients atomic.Pointer[access.Clients]
 	people  []*person
 	secrets []*fileSecret
+	seats   []*seat
 	stop    func()
 	// transports are those to the upstreams; retired: the handler was cleaned up.
 	transports []*http.Transport
@@ -182,7 +183,8 @@ type Upstream struct {
 // Key is a credential of an upstream.
 type Key struct {
 	// Secret is the credential. Write `{env.NAME}` or `{file./path}` to keep it
-	// out of the configuration; a file is read again when it changes.
+	// out of the configuration; a file is read again when it changes. For providers
+	// whose accounts are signed in, `signin:` and the sign-in's name.
 	Secret string `json:"secret,omitempty"`
 	// Label is what reports call the key. Default: `key1`, `key2` …
 	Label string `json:"label,omitempty"`

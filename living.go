@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/floway/floway/keypool"
+	"github.com/floway/floway/provider"
 	"github.com/floway/floway/relay"
 )
 
@@ -16,6 +17,8 @@ type living struct {
 	health   *keypool.Health
 	affinity *relay.Affinity
 	notices  chan keypool.Notice // for other instances
+	accounts provider.Memory
+	logins   logins
 
 	mu       sync.Mutex
 	catalogs map[string]*relay.Catalog
@@ -46,8 +49,11 @@ func leaveLiving() error {
 	return err
 }
 
-// Destruct has nothing to close.
-func (l *living) Destruct() error { return nil }
+// Destruct ends what waits for people.
+func (l *living) Destruct() error {
+	l.logins.close()
+	return nil
+}
 
 // maxCatalogs bounds the lists that are kept for upstreams that are no longer
 // configured.

@@ -114,6 +114,9 @@ func (h *Handler) start(reachable bool) {
 	if len(h.secrets) > 0 {
 		go h.watchSecrets(background)
 	}
+	if len(h.seats) > 0 {
+		go h.watchSeats(background)
+	}
 	if h.Anonymous != "" && reachable {
 		h.logger.Warn("anonymous is on, and not only this machine can call: requests without a valid key are served",
 			zap.String("client", h.Anonymous))
@@ -157,7 +160,11 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	if !ok {
 		return fmt.Errorf("unknown provider %q; there are %s", u.Provider, strings.Join(provider.Names(), ", "))
 	}
-	config := provider.Config{Name: u.Name, Dialects: u.Dialects, Options: map[string][]string{}}
+	transport := new(lateTransport)
+	config := provider.Config{
+		Name: u.Name, Dialects: u.Dialects, Options: map[string][]string{},
+		Storage: ctx.Storage(), Transport: transport, Memory: &h.living.accounts,
+	}
 	var err error
 	if config.BaseURL, err = resolve(u.BaseURL); err != nil {
 		return fmt.Errorf("base_url: %w", err)
@@ -179,6 +186,9 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	}
 	if kind.Keyless && len(u.Keys) > 0 {
 		return fmt.Errorf("the provider %s takes no keys", u.Provider)
+	}
+	if kind.NeedsKey && len(u.Keys) == 0 {
+		return fmt.Errorf("the provider %s needs a key", u.Provider)
 	}
 	made, err := kind.New(config)
 	if err != nil {
@@ -207,15 +217,16 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 		}
 		up.Aliases = append(up.Aliases, relay.Alias{Public: a.Name, Model: a.Model})
 	}
-	if err := u.provisionKeys(h, up); err != nil {
+	if err := u.provisionKeys(h, up, kind); err != nil {
 		return err
 	}
-	if len(u.Models) == 0 || slices.ContainsFunc(up.Models, func(p access.Pattern) bool { return !p.Literal() }) {
+	if len(u.Models) == 0 || kind.ByModel || slices.ContainsFunc(up.Models, func(p access.Pattern) bool { return !p.Literal() }) {
 		up.Catalog = h.living.catalog(u.Provider + " " + u.Name + " " + config.BaseURL + " " + strings.Join(up.KeyIDs, " "))
 	}
 	if err := u.provisionTransport(ctx, h, up, config.BaseURL); err != nil {
 		return err
 	}
+	transport.RoundTripper = up.Transport
 	if u.Headers != nil {
 		if err := u.Headers.Provision(ctx); err != nil {
 			return fmt.Errorf("header_up: %w", err)
@@ -249,7 +260,7 @@ func (u *Upstream) unresolved(err error, c *provider.Config) error {
 	return errors.New(said)
 }
 
-func (u *Upstream) provisionKeys(h *Handler, up *relay.Upstream) error {
+func (u *Upstream) provisionKeys(h *Handler, up *relay.Upstream, kind provider.Kind) error {
 	policy, err := keyPolicy(u.LBPolicy, slices.ContainsFunc(u.Keys, func(k Key) bool { return k.Weight != 0 }))
 	if err != nil {
 		return err
@@ -292,6 +303,14 @@ func (u *Upstream) provisionKeys(h *Handler, up *relay.Upstream) error {
 				return fmt.Errorf("the keys %s and %s are the same", other, label)
 			}
 			ids[secret.ID()] = label
+			if name, ok := provider.SignInName(secret.Reveal()); ok {
+				if err := checkSignIn(name, kind, u.Provider); err != nil {
+					return fmt.Errorf("key %s: %w", label, err)
+				}
+				if registrar, ok := up.Provider.(provider.Registrar); ok {
+					h.seats = append(h.seats, &seat{name: name, upstream: up, index: i, label: label, signIns: registrar.SignIns()})
+				}
+			}
 		}
 		credential := new(relay.Credential)
 		credential.Set(up.Provider.Credential(secret))
@@ -308,6 +327,14 @@ func (u *Upstream) provisionKeys(h *Handler, up *relay.Upstream) error {
 	}
 	up.Pool = keypool.New(pool)
 	return nil
+}
+
+// checkSignIn says what is wrong with a key that stands for a sign-in.
+func checkSignIn(name string, kind provider.Kind, of string) error {
+	if !kind.SignsIn {
+		return fmt.Errorf("%s<name> is for providers whose accounts are signed in, such as copilot; %s takes a secret", provider.SignInPrefix, of)
+	}
+	return provider.CheckSignInName(name)
 }
 
 // minSecret is the length below which a secret is none: an unset variable leaves

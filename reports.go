@@ -14,6 +14,7 @@ import (
 	"github.com/floway/floway/dialect"
 	"github.com/floway/floway/keypool"
 	"github.com/floway/floway/provider"
+	"github.com/floway/floway/relay"
 	"github.com/floway/floway/usage"
 )
 
@@ -190,6 +191,46 @@ type keyReport struct {
 	Served    uint64        `json:"served"`
 	Share     float64       `json:"share"`
 	Models    []modelReport `json:"models,omitempty"`
+	// Account is what is known of the account behind the key, if that is more than
+	// the key.
+	Account *accountReport `json:"account,omitempty"`
+}
+
+// accountReport is what is told of an account. It holds no secret.
+type accountReport struct {
+	SignIn     string        `json:"sign_in,omitempty"`
+	Login      string        `json:"login,omitempty"`
+	TokenUntil *time.Time    `json:"token_until,omitempty"`
+	Trouble    string        `json:"trouble,omitempty"`
+	Quotas     []quotaReport `json:"quotas,omitempty"`
+}
+
+type quotaReport struct {
+	Name      string     `json:"name"`
+	Unlimited bool       `json:"unlimited,omitempty"`
+	Entitled  float64    `json:"entitled"`
+	Left      float64    `json:"left"`
+	Percent   float64    `json:"left_percent"`
+	Overage   bool       `json:"overage_permitted,omitempty"`
+	Used      float64    `json:"overage,omitempty"`
+	Reset     *time.Time `json:"reset,omitempty"`
+	Seen      *time.Time `json:"seen,omitempty"`
+}
+
+func reportAccount(c *relay.Credential) *accountReport {
+	account, ok := c.Account()
+	if !ok {
+		return nil
+	}
+	s := account.State()
+	r := &accountReport{SignIn: s.SignIn, Login: s.Login, TokenUntil: instant(s.TokenUntil), Trouble: s.Trouble}
+	for _, q := range s.Quotas {
+		r.Quotas = append(r.Quotas, quotaReport{
+			Name: q.Name, Unlimited: q.Unlimited, Entitled: q.Entitled, Left: q.Left, Percent: q.Percent,
+			Overage: q.Overage, Used: q.Used, Reset: instant(q.Reset), Seen: instant(q.Seen),
+		})
+	}
+	return r
 }
 
 type modelReport struct {
@@ -211,8 +252,10 @@ func reportUpstreams() []upstreamReport {
 					r.ListErr = err.Error()
 				}
 			}
-			for _, k := range u.upstream.Pool.States() {
-				r.Keys = append(r.Keys, reportKey(k))
+			for i, k := range u.upstream.Pool.States() {
+				key := reportKey(k)
+				key.Account = reportAccount(u.upstream.Credentials[i])
+				r.Keys = append(r.Keys, key)
 			}
 			list = append(list, r)
 		}

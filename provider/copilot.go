@@ -416,7 +416,7 @@ func (s *seat) Authorize(req *http.Request) error {
 		if req.Host == to.Host {
 			req.Host = t.Base.Host
 		}
-		to.Scheme, to.Host, to.Path = t.Base.Scheme, t.Base.Host, t.Base.Path+to.Path
+		to.Scheme, to.Host, to.Path = t.Base.Scheme, t.Base.Host, t.Base.Path+"/"+strings.TrimPrefix(to.Path, "/")
 		req.URL = &to
 	}
 	req.Header["Authorization"] = []string{"Bearer " + t.Secret.Reveal()}
@@ -509,7 +509,7 @@ func (s *seat) Forget() {
 }
 
 func init() {
-	Register("copilot", Kind{New: openCopilot, Options: []string{"host"}, SignsIn: true, ByModel: true})
+	Register("copilot", Kind{New: openCopilot, Options: []string{"host"}, NeedsKey: true, SignsIn: true, ByModel: true})
 }
 
 var (

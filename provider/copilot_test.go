@@ -234,15 +234,18 @@ func openSeats(t *testing.T, h *hub, s Storage, options ...string) *copilot {
 
 // wear authorizes a request and returns its address and token, or the error.
 func wear(t testing.TB, c Credential) string {
-	req, err := http.NewRequestWithContext(t.Context(), "POST", "https://api.githubcopilot.com/chat/completions", nil)
+	kind, _ := Lookup("copilot")
+	u, err := kind.New(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	shared := *req.URL
+	shared := u.Address(&dialect.Call{Op: dialect.ChatCompletions}, "")
+	before := shared.String()
+	req := (&http.Request{Method: "POST", URL: shared, Host: shared.Host, Header: http.Header{}}).WithContext(t.Context())
 	if err := c.Authorize(req); err != nil {
 		return err.Error()
 	}
-	if shared.Host != "api.githubcopilot.com" {
+	if shared.String() != before {
 		t.Error("the shared URL was changed")
 	}
 	if req.Host != req.URL.Host {

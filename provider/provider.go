@@ -259,6 +259,8 @@ type Kind struct {
 	Keyless bool
 	// NeedsURL says that there is no default address.
 	NeedsURL bool
+	// NeedsKey says that nothing is served without a key.
+	NeedsKey bool
 	// SignsIn says that a key may be signin:<name>.
 	SignsIn bool
 	// FirstByte is how long the header of an answer may take where the configuration

@@ -85,6 +85,8 @@ func (r *Relay) discover(ctx context.Context, u *Upstream) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-u.again:
+			retry = catalogRetry
 		case <-time.After(wait):
 		}
 		err := r.fetchCatalog(ctx, u)
@@ -147,6 +149,9 @@ func (u *Upstream) doWith(key int, req *http.Request) (*http.Response, error) {
 	req.Header["User-Agent"] = userAgent
 	for name, values := range u.Provider.Headers() {
 		req.Header[name] = values
+	}
+	if u.EditHeader != nil {
+		u.EditHeader(req, req.Header)
 	}
 	credential := u.Credentials[key].current()
 	if err := credential.Authorize(req); err != nil {

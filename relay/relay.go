@@ -78,6 +78,17 @@ type Upstream struct {
 	// refusesUsage remembers the models for which the upstream does not know
 	// stream_options.
 	refusesUsage nameSet
+	// again is told when the catalogue should be fetched at once.
+	again chan struct{}
+}
+
+// Rediscover has the catalogue fetched soon: there is reason to think that it will
+// be another one.
+func (u *Upstream) Rediscover() {
+	select {
+	case u.again <- struct{}{}:
+	default: // it will be, or there is none
+	}
 }
 
 // Alias is another name for an upstream's model.
@@ -91,6 +102,12 @@ type Credential struct {
 
 // Set exchanges the credential.
 func (c *Credential) Set(to provider.Credential) { c.p.Store(&to) }
+
+// Account returns what knows of the account behind the key; false if nothing does.
+func (c *Credential) Account() (account provider.Account, ok bool) {
+	account, ok = c.current().(provider.Account)
+	return account, ok
+}
 
 func (c *Credential) current() provider.Credential { return *c.p.Load() }
 
@@ -185,6 +202,9 @@ func New(c Config) (*Relay, error) {
 		r.byName[u.Name] = u
 		r.bridged = r.bridged || !u.Provider.Speaks(dialect.ChatCompletions, "")
 		u.refusesUsage.most = 1000
+		if u.again == nil {
+			u.again = make(chan struct{}, 1)
+		}
 		if u.Catalog != nil {
 			u.learn(u.Catalog.Models())
 		}

@@ -39,6 +39,7 @@ var (
 		"mockopenai":    mockProgram("mockopenai"),
 		"mockanthropic": mockProgram("mockanthropic"),
 		"mockgemini":    mockProgram("mockgemini"),
+		"mockcopilot":   mockProgram("mockcopilot"),
 	}
 )
 

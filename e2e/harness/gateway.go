@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Config says how a gateway is set up. In its texts, DIR stands for the
@@ -101,14 +102,8 @@ func (g *Gateway) TryStart(t testing.TB) error {
 	if err := os.WriteFile(file, []byte(g.caddyfile(g.config)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := append([]string{
-		"HOME=" + g.Dir,
-		"XDG_DATA_HOME=" + filepath.Join(g.Dir, "data"),
-		"XDG_CONFIG_HOME=" + filepath.Join(g.Dir, "config"),
-		"GORACE=halt_on_error=0",
-	}, g.config.Env...)
 	var err error
-	g.proc, err = launch("caddy", g.log, nil, env, path, "run", "--config", file, "--adapter", "caddyfile")
+	g.proc, err = launch("caddy", g.log, nil, g.environment(), path, "run", "--config", file, "--adapter", "caddyfile")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +127,15 @@ func (g *Gateway) TryStart(t testing.TB) error {
 		}
 		return nil
 	})
+}
+
+func (g *Gateway) environment() []string {
+	return append([]string{
+		"HOME=" + g.Dir,
+		"XDG_DATA_HOME=" + filepath.Join(g.Dir, "data"),
+		"XDG_CONFIG_HOME=" + filepath.Join(g.Dir, "config"),
+		"GORACE=halt_on_error=0",
+	}, g.config.Env...)
 }
 
 // onLoopback is the URL with the address instead of a name.
@@ -256,7 +260,7 @@ func (g *Gateway) CertPool(t testing.TB) *x509.CertPool {
 }
 
 // secret is what keys look like in these tests.
-var secret = regexp.MustCompile(`sk-(mock|client)-[a-z]+-[0-9]+`)
+var secret = regexp.MustCompile(`sk-(mock|client)-[a-z]+-[0-9]+|gh[a-z]_mock_|tid=mock`)
 
 // finish stops the gateway at the end of a test and looks at what it left.
 func (g *Gateway) finish(t testing.TB) {
@@ -278,3 +282,59 @@ func (g *Gateway) finish(t testing.TB) {
 		t.Logf("the gateway's log:\n%s", g.log.tail())
 	}
 }
+
+// Run runs a command of the gateway's program, as somebody would on its machine, and
+// returns what it printed once it has ended. seen, if set, is told of all that was
+// printed so far, whenever something is.
+func (g *Gateway) Run(t testing.TB, seen func(output string), args ...string) (output string, err error) {
+	t.Helper()
+	path, err := caddy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &logbook{}
+	p, err := launch("caddy "+strings.Join(args, " "), log, nil, g.environment(), path, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := time.After(patience)
+	for shown := ""; ; {
+		if now := log.String(); now != shown && seen != nil {
+			shown = now
+			seen(now)
+		}
+		select {
+		case <-p.done:
+			return log.String(), p.err
+		case <-late:
+			p.signal(syscall.SIGKILL)
+			t.Fatalf("%v does not end\n%s", args, log.tail())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Interrupt is like Run, but presses Ctrl-C once seen returns true.
+func (g *Gateway) Interrupt(t testing.TB, seen func(output string) bool, args ...string) (output string, err error) {
+	t.Helper()
+	path, err := caddy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &logbook{}
+	p, err := launch("caddy "+strings.Join(args, " "), log, nil, g.environment(), path, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.until(t, "at work", func() error {
+		if !seen(log.String()) {
+			return errors.New("it has not said enough")
+		}
+		return nil
+	})
+	err = p.signal(syscall.SIGINT)
+	return log.String(), err
+}
+
+// AdminAddress is what --address of the commands takes.
+func (g *Gateway) AdminAddress() string { return strings.TrimPrefix(g.Admin, "http://") }

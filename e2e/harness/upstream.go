@@ -29,6 +29,9 @@ func StartAnthropic(t testing.TB) *Upstream { t.Helper(); return startUpstream(t
 // StartGemini starts a mock of Google's Gemini API.
 func StartGemini(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockgemini") }
 
+// StartCopilot starts a mock of GitHub Copilot and of GitHub.
+func StartCopilot(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockcopilot") }
+
 func startUpstream(t testing.TB, name string) *Upstream {
 	t.Helper()
 	path, err := mocks[name]()
