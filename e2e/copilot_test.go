@@ -87,7 +87,11 @@ func loginEnds(t *testing.T, g *harness.Gateway, name string) (l login) {
 type shownKey struct {
 	Label, State, Reason string
 	Until                *time.Time
-	Account              struct {
+	Models               []struct {
+		Model, State string
+		Until        *time.Time
+	}
+	Account struct {
 		Trouble, Login string
 		SignIn         string     `json:"sign_in"`
 		TokenUntil     *time.Time `json:"token_until"`
@@ -422,12 +426,13 @@ func TestCopilotSDKs(t *testing.T) {
 		t.Errorf("%+v", rows)
 	}
 	// What is about versions yields to the configuration, for its list of models too.
+	// What is known of the seat outlives the reload.
 	c := seats(hub, "key ghp_mock_octo", "header_up Editor-Version vscode/9.9.9")
 	must(t, g.Reload(t, c))
 	must(t, control(hub).Forget())
 	must(t, completion("gpt-mock-mini", hi)())
-	if got := hubStats(t, hub).Calls[0].Editor; got != "vscode/9.9.9" {
-		t.Errorf("the editor is %s", got)
+	if st := hubStats(t, hub); st.Calls[0].Editor != "vscode/9.9.9" || len(st.Exchanges) > 0 {
+		t.Errorf("%+v", st)
 	}
 }
 
@@ -542,16 +547,17 @@ func TestCopilotInstances(t *testing.T) {
 	}
 }
 
-// Several seats are one pool, with exact shares. One whose month is used up rests
-// until the next, and the others go on.
+// Several seats are one pool, with exact shares. One whose premium requests are used
+// up rests until the next month for the models that cost them, and one that has
+// nothing left altogether; the others go on.
 func TestCopilotPool(t *testing.T) {
 	hub := harness.StartCopilot(t)
 	g := harness.StartGateway(t, seats(hub, "key ghp_mock_octo as octo weight 3", "key ghp_mock_mona as mona", "models *"))
-	ask := func(n int) map[string]int {
+	ask := func(n int, model string) map[string]int {
 		t.Helper()
 		must(t, control(hub).Forget())
 		for i := range n {
-			if a := post(t, g.URL+"/v1/responses", alice, fmt.Sprintf(`{"model":"gpt-5-mock","input":"%d"}`, i)); a.status != 200 {
+			if a := post(t, g.URL+"/v1/responses", alice, fmt.Sprintf(`{"model":%q,"input":"%d"}`, model, i)); a.status != 200 {
 				t.Fatalf("%d %s", a.status, a.body)
 			}
 		}
@@ -563,11 +569,11 @@ func TestCopilotPool(t *testing.T) {
 		}
 		return served
 	}
-	if got := ask(40); got["octo"] != 30 || got["mona"] != 10 {
+	if got := ask(40, "gpt-5-mock"); got["octo"] != 30 || got["mona"] != 10 {
 		t.Errorf("shares are %v", got)
 	}
 	must(t, control(hub).Spend("octo"))
-	if got := ask(12); got["mona"] != 12 {
+	if got := ask(12, "gpt-5-mock"); got["mona"] != 12 {
 		t.Errorf("after octo's month: %v", got)
 	}
 	if refused := refusals(hubStats(t, hub)); len(refused) != 1 {
@@ -575,8 +581,11 @@ func TestCopilotPool(t *testing.T) {
 	}
 	next := time.Date(time.Now().UTC().Year(), time.Now().UTC().Month()+1, 1, 0, 0, 0, 0, time.UTC)
 	k := shownKeys(t, g)
-	if k["octo"].State != "exhausted" || k["octo"].Until == nil || !k["octo"].Until.Equal(next) || k["mona"].State != "ok" {
+	if m := k["octo"].Models; k["octo"].State != "ok" || len(m) != 1 || m[0].Model != "gpt-5-mock" || m[0].State != "exhausted" || m[0].Until == nil || !m[0].Until.Equal(next) || k["mona"].State != "ok" {
 		t.Errorf("%+v", k)
+	}
+	if got := ask(8, "gpt-mock-mini"); got["octo"] < 6 || got["mona"] < 1 { // it had stood back
+		t.Errorf("of what costs nothing: %v", got)
 	}
 	quota := map[string]float64{}
 	for _, q := range k["octo"].Account.Quotas {
@@ -588,5 +597,12 @@ func TestCopilotPool(t *testing.T) {
 	out, err := g.Run(t, nil, "floway", "upstreams", "--address", g.AdminAddress())
 	if err != nil || !strings.Contains(out, "exhausted") || !strings.Contains(out, "quota premium interactions") || !strings.Contains(out, "0 of 1000 left") || !strings.Contains(out, next.Local().Format(time.DateTime)) {
 		t.Errorf("%v\n%s", err, out)
+	}
+	must(t, control(hub).Seat("octo", mockcopilot.Seat{NoChat: true}))
+	if got := ask(8, "gpt-mock-mini"); got["mona"] != 8 || len(refusals(hubStats(t, hub))) != 1 {
+		t.Errorf("after all of octo's: %v", got)
+	}
+	if k := shownKeys(t, g); k["octo"].State != "exhausted" || k["octo"].Until == nil || !k["octo"].Until.Equal(next) || k["mona"].State != "ok" {
+		t.Errorf("%+v", k)
 	}
 }

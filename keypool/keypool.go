@@ -228,7 +228,7 @@ type Verdict struct {
 	// Exhausted; other classes ignore it. Zero, or a time that has passed, leaves
 	// the wait to the pool.
 	Until time.Time
-	// Model confines Limited to one model; empty means the whole account. For
+	// Model confines Limited and Exhausted to one model; empty means the whole account. For
 	// ModelOff it names the model; empty means that of the Want.
 	Model string
 	// Request identifies the request's body: failures of one identity count

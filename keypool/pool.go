@@ -409,7 +409,7 @@ func (p *Pool) survey(w *Want, now time.Time) *Unavailable {
 			u.Full = true // what else would have been in the way
 		}
 		o := a.model.wait(r, now)
-		if o != nil && o.state == StateLimited || r.outs[byLimit] != nil || r.outs[byQuota] != nil {
+		if o != nil && o.state != StateModelOff || r.outs[byLimit] != nil || r.outs[byQuota] != nil {
 			u.Limited = true
 		}
 		if r.outs[byRefusal] == nil {

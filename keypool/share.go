@@ -82,7 +82,7 @@ func (h *Health) Export(now time.Time) []Notice {
 		}
 		for name, m := range u.models {
 			for r, o := range m.waits {
-				if o.state == StateLimited && !o.over(now) && r.id != "" {
+				if o.state != StateModelOff && !o.over(now) && r.id != "" {
 					all = append(all, o.notice(r, name))
 				}
 			}
@@ -108,7 +108,7 @@ func (h *Health) Merge(now time.Time, notices []Notice) {
 func (h *Health) merge(n *Notice, now time.Time) {
 	c, ok := causeOf(n.State)
 	if !ok || n.Key == "" || n.Key[0] == 0 || len(n.Key) > maxName || len(n.Upstream) > maxName ||
-		n.Model != "" && (c != byLimit || len(n.Model) > maxName) {
+		n.Model != "" && (c == byRefusal || len(n.Model) > maxName) {
 		return
 	}
 	if !n.Over && !n.Until.After(now) {
@@ -121,7 +121,7 @@ func (h *Health) merge(n *Notice, now time.Time) {
 	if n.Model == "" {
 		h.mergeKey(r, c, n, now)
 	} else {
-		h.mergeModel(r, n, now)
+		h.mergeModel(r, c, n, now)
 	}
 }
 
@@ -158,7 +158,7 @@ func (h *Health) mergeKey(r *record, c cause, n *Notice, now time.Time) {
 	}
 }
 
-func (h *Health) mergeModel(r *record, n *Notice, now time.Time) {
+func (h *Health) mergeModel(r *record, c cause, n *Notice, now time.Time) {
 	u := r.up
 	m := u.models[n.Model]
 	o := m.wait(r, now)
@@ -172,7 +172,7 @@ func (h *Health) mergeModel(r *record, n *Notice, now time.Time) {
 	if o != nil && o.state != n.State {
 		o = nil
 	}
-	if o = h.told(o, &rules[byLimit], n, now); o != nil {
+	if o = h.told(o, &rules[c], n, now); o != nil {
 		h.model(u, n.Model, false).waits[r] = o
 		h.worse(u, o, now)
 	}

@@ -85,7 +85,7 @@ func TestNoticesReachOtherInstances(t *testing.T) {
 		})
 	}
 	t.Run("a success", func(t *testing.T) {
-		for _, v := range []Verdict{{Class: Invalid}, {Class: Exhausted}, {Class: Limited}, {Class: Limited, Model: "m"}} {
+		for _, v := range []Verdict{{Class: Invalid}, {Class: Exhausted}, {Class: Limited}, {Class: Limited, Model: "m"}, {Class: Exhausted, Model: "m"}} {
 			one, two, sync := pair(t)
 			one.try("a", v)
 			sync()

@@ -28,7 +28,11 @@ func (p *Pool) report(l *Lease, v *Verdict, now time.Time) {
 			worse = p.putOutFor(v.Model, &rules[byLimit], l, v, now)
 		}
 	case Exhausted:
-		worse = p.putOut(l, byQuota, v, now)
+		if v.Model == "" {
+			worse = p.putOut(l, byQuota, v, now)
+		} else {
+			worse = p.putOutFor(v.Model, &rules[byQuota], l, v, now)
+		}
 	case Invalid:
 		worse = p.putOut(l, byRefusal, v, now)
 	case ModelOff:
@@ -109,7 +113,7 @@ func (p *Pool) end(r *record, c cause, now time.Time) {
 func (p *Pool) endFor(name string, m *model, r *record, now time.Time) {
 	o := m.waits[r]
 	delete(m.waits, r)
-	if o.state == StateLimited {
+	if o.state != StateModelOff {
 		p.health.share(r, name, o, now, true)
 	}
 }
@@ -157,7 +161,7 @@ func (p *Pool) putOutFor(name string, ru *rule, l *Lease, v *Verdict, now time.T
 		return nil
 	}
 	p.health.model(p.up, name, ru.state == StateModelOff).waits[r] = o
-	if ru.state == StateLimited {
+	if ru.state != StateModelOff {
 		p.health.share(r, name, o, now, false)
 	}
 	return o

@@ -473,16 +473,25 @@ func (s *seat) note(list []Quota) {
 	}
 }
 
-// QuotaReset implements Account.
-func (s *seat) QuotaReset() (last time.Time) {
+// modelQuotas are the quotas that models are paid out of.
+var modelQuotas = []string{"chat", "premium_interactions"}
+
+// Spent implements Account. A seat whose premium requests are used up still has the
+// models that cost none.
+func (s *seat) Spent() (until time.Time, rest bool) {
 	s.known.mu.Lock()
 	defer s.known.mu.Unlock()
-	for _, q := range s.known.quotas {
-		if q.Spent() && q.Reset.After(last) && q.Reset.After(time.Now()) {
-			last = q.Reset
+	for _, name := range modelQuotas {
+		q, ok := s.known.quotas[name]
+		switch {
+		case !ok:
+		case !q.Spent():
+			rest = true
+		case q.Reset.After(until) && q.Reset.After(time.Now()):
+			until = q.Reset
 		}
 	}
-	return last
+	return until, rest && !until.IsZero()
 }
 
 // State implements Account.

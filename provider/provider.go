@@ -106,9 +106,10 @@ type Account interface {
 	Credential
 	// Observe reads what the header of an answer says of the account.
 	Observe(answer http.Header)
-	// QuotaReset returns when the quotas that are used up begin anew; zero if none
-	// is, or nobody said.
-	QuotaReset() time.Time
+	// Spent returns when the quotas that are used up begin anew; zero if none is, or
+	// nobody said. rest says that another quota has something left, so that only
+	// some models cannot be had.
+	Spent() (until time.Time, rest bool)
 	// State returns what is known of the account, to be shown.
 	State() AccountState
 	// Forget drops what was fetched and learned: the account behind the key has

@@ -76,6 +76,24 @@ func TestAccounts(t *testing.T) {
 	if first.left != "0" || second.left != "7" {
 		t.Errorf("observed %q and %q", first.left, second.left)
 	}
+	// Where another quota has something left it is about this model alone.
+	if err := a.Pool.Reset(""); err != nil {
+		t.Fatal(err)
+	}
+	first.rest = true
+	m.on("a1", fails(402, "quota_exceeded"))
+	g.chat().wants(t, 200, "hi")
+	g.chat().wants(t, 200, "hi")
+	if k := a.Pool.States()[0]; k.State != keypool.StateOK || len(k.Models) != 1 || k.Models[0].Model != "gpt-5" || k.Models[0].State != keypool.StateExhausted || !k.Models[0].Until.Equal(reset) {
+		t.Errorf("%+v", k)
+	}
+	if got := m.keys(); got != "a1 a2 a1 a2 a2" {
+		t.Error(got)
+	}
+	g.post("/v1/chat/completions", `{"model":"other","messages":[]}`).wants(t, 200, "hi")
+	if got := m.keys(); got != "a1 a2 a1 a2 a2 a1" {
+		t.Error(got)
+	}
 	if _, err := a.Check(t.Context(), 1); err == nil || second.left != "" {
 		t.Errorf("%v, observed %q", err, second.left) // the mock's answer is no list, and has no such header
 	}
@@ -85,6 +103,7 @@ type movedAccount struct {
 	provider.Credential
 	to, left string
 	reset    time.Time
+	rest     bool
 }
 
 func (m *movedAccount) Authorize(req *http.Request) error {
@@ -96,7 +115,7 @@ func (m *movedAccount) Authorize(req *http.Request) error {
 
 func (m *movedAccount) Forget()                      {}
 func (m *movedAccount) Observe(h http.Header)        { m.left = h.Get("X-Left") }
-func (m *movedAccount) QuotaReset() time.Time        { return m.reset }
+func (m *movedAccount) Spent() (time.Time, bool)     { return m.reset, m.rest }
 func (m *movedAccount) State() provider.AccountState { return provider.AccountState{} }
 
 // A body is fitted to the service that it goes to, and to no other; what the

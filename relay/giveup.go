@@ -140,7 +140,7 @@ func (c *call) homeUnavailable() *keypool.Unavailable {
 		none.Refused = k.State == keypool.StateInvalid
 		none.Limited = k.State == keypool.StateLimited || k.State == keypool.StateExhausted
 		for _, m := range k.Models {
-			if m.Model == c.targets[0].sent && m.State == keypool.StateLimited && !none.Refused {
+			if m.Model == c.targets[0].sent && (m.State == keypool.StateLimited || m.State == keypool.StateExhausted) && !none.Refused {
 				none.Limited = true
 				if m.Until.After(none.Until) {
 					none.Until = m.Until

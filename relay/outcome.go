@@ -156,8 +156,12 @@ func (c *call) answerOutcome(status int, h http.Header, p *dialect.Problem) outc
 		o.until = waitNamed(h, p, c.r.Now(), maxQuotaWait)
 		if account, ok := c.credential.(provider.Account); ok {
 			// It knows of months where a header speaks of seconds.
-			if reset := account.QuotaReset(); reset.After(o.until) {
+			reset, rest := account.Spent()
+			if reset.After(o.until) {
 				o.until = reset
+			}
+			if rest {
+				o.model = c.target.sent
 			}
 		}
 	case meaning == provider.RequestTooLarge:

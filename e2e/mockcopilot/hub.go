@@ -181,7 +181,7 @@ func (s *Server) copilotUser(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, map[string]any{
 		"login": name, "copilot_plan": "individual", "quota_reset_date_utc": reset().Format(time.RFC3339),
 		"quota_snapshots": map[string]any{
-			"chat": map[string]any{"unlimited": true, "entitlement": 0, "remaining": 0, "quota_remaining": 0, "percent_remaining": 100},
+			"chat": map[string]any{"unlimited": !seat.NoChat, "entitlement": 50, "remaining": 0, "quota_remaining": 0, "percent_remaining": 0},
 			"premium_interactions": map[string]any{
 				"unlimited": false, "entitlement": seat.Premium, "remaining": seat.left, "quota_remaining": seat.left,
 				"percent_remaining": 100 * seat.left / max(seat.Premium, 1), "overage_permitted": false, "overage_count": 0,
@@ -193,7 +193,11 @@ func (s *Server) copilotUser(w http.ResponseWriter, r *http.Request) {
 // quotaHeaders tells of the seat's quotas in an answer.
 func (s *seat) quotaHeaders(h http.Header) {
 	at := url.QueryEscape(reset().Format(time.RFC3339))
-	h.Set("X-Quota-Snapshot-Chat", "ent=-1&ov=0.0&ovPerm=false&rem=100.0&rst="+at+"&totRem=-1")
+	chat := "ent=-1&ov=0.0&ovPerm=false&rem=100.0&rst=" + at + "&totRem=-1"
+	if s.NoChat {
+		chat = "ent=50&ov=0.0&ovPerm=false&rem=0.0&rst=" + at + "&totRem=0"
+	}
+	h.Set("X-Quota-Snapshot-Chat", chat)
 	h.Set("X-Quota-Snapshot-Premium_interactions", fmt.Sprintf("ent=%g&ov=0.0&ovPerm=false&rem=%.1f&rst=%s&totRem=%g", s.Premium, 100*s.left/max(s.Premium, 1), at, s.left))
 }
 

@@ -31,6 +31,8 @@ type Seat struct {
 	Limited int `json:"limited,omitempty"`
 	// Premium is how many premium requests it has a month.
 	Premium float64 `json:"premium,omitempty"`
+	// NoChat: what costs no premium requests is used up as well.
+	NoChat bool `json:"no_chat,omitempty"`
 }
 
 // Duration is a time in JSON, spelled as Go does.

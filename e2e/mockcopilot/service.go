@@ -122,6 +122,9 @@ func (s *Server) service(w http.ResponseWriter, r *http.Request) {
 // charge counts a premium request against the seat.
 func (s *Server) charge(seat *seat, call *Call) *refusal {
 	m := find(call.Model)
+	if seat.NoChat && !strings.HasSuffix(call.Path, "/embeddings") {
+		return no(http.StatusTooManyRequests, "quota_exceeded", "You have exceeded your free chat quota.")
+	}
 	if !m.premium || call.Initiator != "user" || strings.HasSuffix(call.Path, "/count_tokens") {
 		return nil
 	}
