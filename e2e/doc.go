@@ -6,6 +6,7 @@
 //	mockopenai      the upstream that answers as OpenAI's API does
 //	mockanthropic   the one that answers as Anthropic's does
 //	mockgemini      the one that answers as Google's does
+//	mockcopilot     GitHub Copilot, and GitHub as far as it gives access to it
 //	calls           what tables of SDK calls share
 //	openaicalls     what an application does with OpenAI's SDK
 //	anthropiccalls  with Anthropic's

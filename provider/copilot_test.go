@@ -464,7 +464,7 @@ func TestExchange(t *testing.T) {
 				if !errors.As(err, &e) || e.Meaning != c.meaning || !strings.Contains(e.Reason, c.want) || h.count(exchangePath) != c.tries {
 					t.Fatalf("%v after %d tries", err, h.count(exchangePath))
 				}
-				if got := e.Until.Sub(time.Now()); c.wait != 0 && got != c.wait || c.wait == 0 && !e.Until.IsZero() {
+				if got := time.Until(e.Until); c.wait != 0 && got != c.wait || c.wait == 0 && !e.Until.IsZero() {
 					t.Errorf("until %s", e.Until)
 				}
 				if c.tries == 4 && time.Since(start) != 7*time.Second {

@@ -144,8 +144,10 @@ func TestTokenIsRefused(t *testing.T) {
 		var s TokenSource
 		m := &minter{}
 		m.want(t, &s, "token-1", 1)
-		if !s.Refuse(NewSecret("token-1")) || !s.Refuse(NewSecret("token-1")) {
-			t.Error("not exchanged")
+		for range 2 { // two requests were sent with it
+			if !s.Refuse(NewSecret("token-1")) {
+				t.Error("not exchanged")
+			}
 		}
 		m.want(t, &s, "token-2", 2)
 		if m.refused[1] != NewSecret("token-1") {

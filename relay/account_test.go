@@ -133,8 +133,11 @@ func TestTailoredBodies(t *testing.T) {
 	}
 	g := s.start()
 	const body = `{"model":"gpt-5","messages":["hi"]}`
+	if b.sent("public-gpt-5") != "gpt-5" || b.sent("gpt-5") != "gpt-5" {
+		t.Error("the upstream's own names are not asked for")
+	}
 	g.post("/v1/chat/completions", body).wants(t, 200, "hi")
-	want := map[string]string{"p1": body, "f1": `{"fit":1,"model":"own-gpt-5","messages":["hi"]}`, "l1": body}
+	want := map[string]string{"p1": body, "f1": `{"fit":1,"model":"gpt-5","messages":["hi"]}`, "l1": body}
 	want["f2"] = want["f1"]
 	calls := m.seen()
 	if m.keys() != "p1 f1 f2 l1" {
@@ -145,7 +148,7 @@ func TestTailoredBodies(t *testing.T) {
 			t.Errorf("%s got %s", call.key, call.body)
 		}
 		last, edited := call.header.Get("X-Last"), call.header.Get("X-Edited")
-		if fitted := call.key[0] == 'f'; fitted != (last == "chat 47") || fitted != (edited == "chat 47!") {
+		if fitted := call.key[0] == 'f'; fitted != (last == "chat 43") || fitted != (edited == "chat 43!") {
 			t.Errorf("%s got the header %v", call.key, call.header)
 		}
 	}
@@ -154,7 +157,7 @@ func TestTailoredBodies(t *testing.T) {
 // fitting is a provider with wishes.
 type fitting struct{ provider.Upstream }
 
-func (fitting) OwnName(name string) string { return "own-" + name }
+func (fitting) OwnName(name string) string { return strings.TrimPrefix(name, "public-") }
 
 func (fitting) Fit(_ dialect.Operation, body []byte) []byte {
 	return append([]byte(`{"fit":1,`), body[1:]...)
