@@ -183,6 +183,9 @@ func TestCopilotSignIn(t *testing.T) {
 	if st := hubStats(t, hub); st.TooSoon > 0 {
 		t.Errorf("GitHub was asked too soon %d times", st.TooSoon)
 	}
+	if k := shownKeys(t, g)["key1"]; k.State != "ok" {
+		t.Errorf("the server has not told its key: %+v", k)
+	}
 	if a := ask(); a.status != 200 {
 		t.Fatalf("signed in: %d %s", a.status, a.body)
 	}
