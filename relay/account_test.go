@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/floway/floway/dialect"
@@ -204,4 +205,38 @@ func (l learning) Learn(models []provider.Model) {
 	for _, m := range models {
 		*l.learned = append(*l.learned, m.ID)
 	}
+}
+
+// Whoever has reason to think that the list has changed need not wait for it, and
+// header_up is heeded for lists as for requests.
+func TestRediscover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup(t)
+		s.config.Now = time.Now
+		var seen []string
+		u := s.upstream("a", "http://a.example", "a1", synctestClock, withTransport(func(req *http.Request) (*http.Response, error) {
+			seen = append(seen, req.Header.Get("X-Edited"))
+			return respond(200, "application/json", readCloser(`{"data":[{"id":"one"}]}`)), nil
+		}))
+		u.Catalog = new(Catalog)
+		u.EditHeader = func(_ *http.Request, h http.Header) { h.Set("X-Edited", "yes") }
+		r, _, _ := s.make()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.Discover(ctx)
+		}()
+		synctest.Wait()
+		u.Rediscover()
+		u.Rediscover()
+		synctest.Wait()
+		u.Rediscover()
+		synctest.Wait()
+		if n := len(seen); n < 3 || n > 4 || seen[0] != "yes" || seen[n-1] != "yes" {
+			t.Errorf("asked with %q", seen)
+		}
+		cancel()
+		<-done
+	})
 }
