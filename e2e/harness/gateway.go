@@ -91,13 +91,7 @@ func (g *Gateway) Start(t testing.TB) {
 // with the end of its log.
 func (g *Gateway) TryStart(t testing.TB) error {
 	t.Helper()
-	path := g.config.Program
-	if path == "" {
-		var err error
-		if path, err = caddy(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	path := g.program(t)
 	file := filepath.Join(g.Dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(g.caddyfile(g.config)), 0o600); err != nil {
 		t.Fatal(err)
@@ -127,6 +121,19 @@ func (g *Gateway) TryStart(t testing.TB) error {
 		}
 		return nil
 	})
+}
+
+// program is the path of the gateway's program.
+func (g *Gateway) program(t testing.TB) string {
+	t.Helper()
+	if g.config.Program != "" {
+		return g.config.Program
+	}
+	path, err := caddy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func (g *Gateway) environment() []string {
@@ -288,11 +295,7 @@ func (g *Gateway) finish(t testing.TB) {
 // printed so far, whenever something is.
 func (g *Gateway) Run(t testing.TB, seen func(output string), args ...string) (output string, err error) {
 	t.Helper()
-	path, err := caddy()
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := &logbook{}
+	path, log := g.program(t), &logbook{}
 	p, err := launch("caddy "+strings.Join(args, " "), log, nil, g.environment(), path, args...)
 	if err != nil {
 		t.Fatal(err)
@@ -317,11 +320,7 @@ func (g *Gateway) Run(t testing.TB, seen func(output string), args ...string) (o
 // Interrupt is like Run, but presses Ctrl-C once seen returns true.
 func (g *Gateway) Interrupt(t testing.TB, seen func(output string) bool, args ...string) (output string, err error) {
 	t.Helper()
-	path, err := caddy()
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := &logbook{}
+	path, log := g.program(t), &logbook{}
 	p, err := launch("caddy "+strings.Join(args, " "), log, nil, g.environment(), path, args...)
 	if err != nil {
 		t.Fatal(err)
