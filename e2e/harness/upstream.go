@@ -23,6 +23,12 @@ type Upstream struct {
 // StartOpenAI starts a mock of OpenAI's API.
 func StartOpenAI(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockopenai") }
 
+// StartVendor starts a mock of a compatible service: see mockopenai.Vendors.
+func StartVendor(t testing.TB, vendor string) *Upstream {
+	t.Helper()
+	return startUpstream(t, "mockopenai", "-vendor", vendor)
+}
+
 // StartAnthropic starts a mock of Anthropic's API.
 func StartAnthropic(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockanthropic") }
 
@@ -32,7 +38,7 @@ func StartGemini(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "
 // StartCopilot starts a mock of GitHub Copilot and of GitHub.
 func StartCopilot(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockcopilot") }
 
-func startUpstream(t testing.TB, name string) *Upstream {
+func startUpstream(t testing.TB, name string, args ...string) *Upstream {
 	t.Helper()
 	path, err := mocks[name]()
 	if err != nil {
@@ -40,7 +46,7 @@ func startUpstream(t testing.TB, name string) *Upstream {
 	}
 	u := &Upstream{LedgerFile: filepath.Join(t.TempDir(), "ledger")}
 	r, w := io.Pipe()
-	u.proc, err = launch(name, &logbook{}, w, nil, path, "-ledger", u.LedgerFile)
+	u.proc, err = launch(name, &logbook{}, w, nil, path, append(args, "-ledger", u.LedgerFile)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) *Exchange {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := &Exchange{s: s, W: w, R: r}
-	if x.aside = r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/models") && r.UserAgent() == "floway"; x.aside {
+	if x.aside = r.Method == http.MethodGet && (strings.HasSuffix(r.URL.Path, "/models") || r.URL.Path == "/api/tags") && r.UserAgent() == "floway"; x.aside {
 		return x
 	}
 	s.next++

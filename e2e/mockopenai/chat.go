@@ -112,6 +112,9 @@ func (s *Server) chat(x *exchange) error {
 		Refusal     *string    `json:"refusal"`
 		Annotations []any      `json:"annotations"`
 		ToolCalls   []toolCall `json:"tool_calls,omitempty"`
+
+		Reasoning        string `json:"reasoning,omitempty"`
+		ReasoningContent string `json:"reasoning_content,omitempty"`
 	}
 	type choice struct {
 		Index        int     `json:"index"`
@@ -134,6 +137,9 @@ func (s *Server) chat(x *exchange) error {
 	}
 	for i, c := range choices {
 		m := message{Role: "assistant", Annotations: []any{}, ToolCalls: c.calls}
+		var thought chatDelta
+		x.reasoning(&thought)
+		m.Reasoning, m.ReasoningContent = thought.Reasoning, thought.ReasoningContent
 		switch {
 		case c.refuses:
 			refusal := strings.Join(c.words, "")
@@ -201,8 +207,11 @@ func (x *exchange) chatChoice(q *chatRequest, index int) chatChoice {
 	switch {
 	case len(called) > 0 && last.Role != "tool":
 		c := chatChoice{finish: "tool_calls"}
+		if x.whole() {
+			c.finish = "stop"
+		}
 		for i, tool := range called {
-			call := toolCall{ID: "call_" + x.Digest[i:i+20]}
+			call := toolCall{ID: x.callID(i)}
 			if tool.Custom != nil {
 				words, _ := x.Say(i, 0)
 				call.Type, call.Custom = "custom", &customCall{tool.Custom.Name, strings.Join(words, "")}
@@ -310,6 +319,10 @@ type chatDelta struct {
 	Content   *string         `json:"content,omitempty"`
 	Refusal   json.RawMessage `json:"refusal,omitempty"`
 	ToolCalls []deltaCall     `json:"tool_calls,omitempty"`
+
+	// Of compatible servers.
+	Reasoning        string `json:"reasoning,omitempty"`
+	ReasoningContent string `json:"reasoning_content,omitempty"`
 }
 
 type deltaCall struct {
@@ -366,6 +379,8 @@ func (x *exchange) chatEvents(q *chatRequest, choices []chatChoice) []event {
 	delta := func(index int, d chatDelta, finish *string) {
 		var usage any
 		switch {
+		case x.unasked() && finish != nil:
+			usage = full
 		case !q.usage:
 		case x.How.Usage == UsageEvery && finish == nil:
 			usage = full.part(said)
@@ -381,6 +396,10 @@ func (x *exchange) chatEvents(q *chatRequest, choices []chatChoice) []event {
 			first.Content = &empty
 		}
 		delta(i, first, nil)
+		var thought chatDelta
+		if x.reasoning(&thought) {
+			delta(i, thought, nil)
+		}
 		for _, w := range c.words {
 			said++
 			if c.refuses {
@@ -389,7 +408,7 @@ func (x *exchange) chatEvents(q *chatRequest, choices []chatChoice) []event {
 				delta(i, chatDelta{Content: &w}, nil)
 			}
 		}
-		for _, d := range fragments(c.calls) {
+		for _, d := range fragments(c.calls, x.whole()) {
 			said++
 			delta(i, chatDelta{ToolCalls: []deltaCall{d}}, nil)
 		}
@@ -405,8 +424,8 @@ func (x *exchange) chatEvents(q *chatRequest, choices []chatChoice) []event {
 }
 
 // fragments cuts calls into the deltas of a stream: all begin, then their
-// arguments come in turns.
-func fragments(calls []toolCall) []deltaCall {
+// arguments come in turns; or each comes whole.
+func fragments(calls []toolCall, whole bool) []deltaCall {
 	var (
 		all  []deltaCall
 		rest = make([][]string, len(calls))
@@ -418,7 +437,9 @@ func fragments(calls []toolCall) []deltaCall {
 			rest[i] = pieces(c.Custom.Input, 5)
 		} else {
 			d.Function = &deltaFunction{Name: c.Function.Name}
-			rest[i] = pieces(c.Function.Arguments, 5)
+			if rest[i] = pieces(c.Function.Arguments, 5); whole {
+				d.Function.Arguments, rest[i] = c.Function.Arguments, nil
+			}
 		}
 		all = append(all, d)
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/floway/floway/e2e/mock"
+	"github.com/floway/floway/e2e/mockanthropic"
 )
 
 // Error is an answer that says no.
@@ -61,6 +62,10 @@ func bad(param, code, format string, args ...any) error {
 
 // Refuse implements mock.Service.
 func (s *Server) Refuse(x *mock.Exchange, err error) {
+	if _, ok := errors.AsType[*mockanthropic.Error](err); ok {
+		s.messages.Refuse(x, err)
+		return
+	}
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		e = &Error{Status: 500, Message: err.Error()}

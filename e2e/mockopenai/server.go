@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/floway/floway/e2e/mock"
+	"github.com/floway/floway/e2e/mockanthropic"
 )
 
 // What all mocks share has its home in package mock.
@@ -54,6 +55,11 @@ type Server struct {
 
 	mu     sync.Mutex
 	stored map[string]storedResponse
+
+	// vendor is who is imitated instead of OpenAI; nil for OpenAI itself. messages
+	// serves its requests of Anthropic's API.
+	vendor   *Vendor
+	messages *mockanthropic.Server
 }
 
 // New makes a Server.
@@ -151,6 +157,9 @@ type exchange struct {
 
 // Serve implements mock.Service.
 func (s *Server) Serve(e *mock.Exchange) error {
+	if done, err := s.own(e); done {
+		return err
+	}
 	x := &exchange{Exchange: e, s: s}
 	if err := x.authenticate(); err != nil {
 		return err
@@ -170,7 +179,10 @@ func (s *Server) Serve(e *mock.Exchange) error {
 	if err := x.refused(); err != nil {
 		return err
 	}
-	if err := x.route.fields.check(x); err != nil {
+	if err := x.strict(); err != nil {
+		return err
+	}
+	if err := x.fieldsOf().check(x); err != nil {
 		return err
 	}
 	return x.route.serve(x)
