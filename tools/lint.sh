@@ -29,7 +29,7 @@ else
 	echo 'lint: govulncheck skipped: its database cannot be reached'
 fi
 
-for mod in go.mod */go.mod; do
+for mod in go.mod */go.mod examples/*/go.mod; do
 	module=$(dirname "$mod")
 	(
 		cd "$module"
