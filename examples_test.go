@@ -39,6 +39,8 @@ func forReaders(t *testing.T) {
 		"OPENAI_KEY": "sk-upstream-one", "OPENAI_KEY_1": "sk-upstream-one", "OPENAI_KEY_2": "sk-upstream-two",
 		"ANTHROPIC_KEY_1": "sk-upstream-one", "ANTHROPIC_KEY_2": "sk-upstream-two", "GEMINI_KEY": "sk-upstream-gemini",
 		"OPENAI_KEY_EU": "sk-upstream-three", "REDIS_PASSWORD": "redis-password", "VLLM_KEY": "sk-upstream-vllm",
+		"OLLAMA_KEY": "sk-upstream-ollama", "OPENROUTER_KEY_1": "sk-upstream-one", "OPENROUTER_KEY_2": "sk-upstream-two",
+		"DEEPSEEK_KEY": "sk-upstream-deepseek", "GROQ_KEY": "sk-upstream-groq", "MISTRAL_KEY": "sk-upstream-mistral", "XAI_KEY": "sk-upstream-xai",
 		"ALICE_KEY": aliceKey, "BOB_KEY": bobKey, "HR_BOT_KEY": "sk-floway-hr-0123456789", "CAROL_KEY": "sk-floway-carol-0123456789",
 	} {
 		t.Setenv(name, value)
@@ -53,7 +55,7 @@ func TestExamplesAreValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob("examples/*/Caddyfile")
-	if err != nil || len(files) != 7 {
+	if err != nil || len(files) < 12 {
 		t.Fatalf("%v, %v", files, err)
 	}
 	for _, file := range files {
@@ -235,6 +237,128 @@ func TestSelfHosted(t *testing.T) {
 		if want := map[string]int{"house": 3, "alice": 2}[row.Client]; row.Requests != want {
 			t.Errorf("%+v, want %d", row, want)
 		}
+	}
+}
+
+// served says that the upstream got one call: for the model, at the path, with the
+// credential.
+func (u *upstream) served(t *testing.T, model, path, credential string) {
+	t.Helper()
+	calls := u.calls()
+	if len(calls) != 1 {
+		t.Fatalf("%d calls, want one for %s", len(calls), model)
+	}
+	c := calls[0]
+	if !strings.Contains(c.body, `"model":"`+model+`"`) || c.uri != path || c.header.Get("Authorization") != credential {
+		t.Errorf("%+v, want one for %s at %s", c, model, path)
+	}
+}
+
+const claude = `{"model":"claude-sonnet-4-5","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}`
+
+func TestOllamaExample(t *testing.T) {
+	forReaders(t)
+	local, cloud := newUpstream(t), newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "ollama",
+		"http://localhost:8080 {", "http://"+g.addr+" {", "upstream ollama {\n", "upstream ollama {\nbase_url "+local.URL+"\n", "https://ollama.com", cloud.URL)
+	g.chat(helloTo("qwen3"), asAlice)
+	local.served(t, "qwen3", "/v1/chat/completions", "")
+	g.chat(helloTo("gpt-oss:120b"), asAlice)
+	cloud.served(t, "gpt-oss:120b", "/v1/chat/completions", "Bearer sk-upstream-ollama")
+	g.do("POST", "/v1/messages", claude, asAlice)
+	local.served(t, "qwen3", "/v1/messages", "")
+}
+
+func TestOpenRouterExample(t *testing.T) {
+	forReaders(t)
+	up := newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "openrouter",
+		"http://localhost:8080 {", "http://"+g.addr+" {", "upstream openrouter {\n", "upstream openrouter {\nbase_url "+up.URL+"/api/v1\n")
+	up.answerWith(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.Header.Get("Authorization"), "one") {
+			refusing(402, "402")(w, r)
+			return
+		}
+		if r.Header.Get("Http-Referer") != "https://llm.example.com" || r.Header.Get("X-Title") != "Example" {
+			t.Errorf("the header is %v", r.Header)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, completion)
+	})
+	g.chat(helloTo("sonnet"), asAlice)
+	calls := up.calls()
+	if len(calls) < 2 || !strings.Contains(calls[len(calls)-1].body, `"model":"anthropic/claude-sonnet-4.5"`) || calls[len(calls)-1].uri != "/api/v1/chat/completions" {
+		t.Errorf("%+v", calls)
+	}
+	if a := g.do("POST", chatPath, helloTo("x-ai/grok-4"), asAlice); a.status != 404 {
+		t.Errorf("a model that is not Alice's: status %d", a.status)
+	}
+}
+
+func TestDeepSeekExample(t *testing.T) {
+	forReaders(t)
+	up := newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "deepseek",
+		"http://localhost:8080 {", "http://"+g.addr+" {", "upstream deepseek {\n", "upstream deepseek {\nbase_url "+up.URL+"\n")
+	g.chat(strings.Replace(helloTo("deepseek-chat"), `"messages"`, `"max_completion_tokens":5,"messages"`, 1), asAlice)
+	if c := up.calls(); len(c) != 1 || c[0].uri != "/v1/chat/completions" || !strings.Contains(c[0].body, `"max_tokens":5`) {
+		t.Errorf("%+v", c)
+	}
+	g.do("POST", "/v1/messages", claude, asAlice)
+	up.served(t, "deepseek-flash", "/anthropic/v1/messages", "Bearer sk-upstream-deepseek")
+}
+
+func TestVendorsExample(t *testing.T) {
+	forReaders(t)
+	groq, mistral, xai := newUpstream(t), newUpstream(t), newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "vendors",
+		"http://localhost:8080 {", "http://"+g.addr+" {", "upstream groq {\n", "upstream groq {\nbase_url "+groq.URL+"/openai\n",
+		"upstream mistral {\n", "upstream mistral {\nbase_url "+mistral.URL+"\n", "upstream xai {\n", "upstream xai {\nbase_url "+xai.URL+"\n")
+	g.chat(helloTo("fast"), asAlice)
+	groq.served(t, "openai/gpt-oss-120b", "/openai/v1/chat/completions", "Bearer sk-upstream-groq")
+	g.chat(helloTo("grok-4"), asAlice)
+	xai.served(t, "grok-4", "/v1/chat/completions", "Bearer sk-upstream-xai")
+	groq.Close()
+	g.chat(helloTo("fast"), asAlice)
+	mistral.served(t, "mistral-small-latest", "/v1/chat/completions", "Bearer sk-upstream-mistral")
+}
+
+// A client gets its answer from the next upstream, in its own dialect.
+func TestMixedExample(t *testing.T) {
+	forReaders(t)
+	first, second, third := newUpstream(t), newUpstream(t), newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "mixed",
+		"http://localhost:8080 {", "http://"+g.addr+" {", "upstream openai {\n", "upstream openai {\nbase_url "+first.URL+"\n",
+		"upstream anthropic {\n", "upstream anthropic {\nbase_url "+second.URL+"\n", "upstream gemini {\n", "upstream gemini {\nbase_url "+third.URL+"\n")
+	g.chat(helloTo("smart"), asAlice)
+	if c := first.calls(); len(c) != 1 {
+		t.Errorf("%+v", c)
+	}
+	first.answerWith(refusing(503, "overloaded"))
+	second.answerWith(refusing(529, "overloaded"))
+	third.answerWith(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"candidates":[{"content":{"role":"model","parts":[{"text":"Hello"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":2,"totalTokenCount":5}}`)
+	})
+	a := g.do("POST", "/v1/messages", strings.Replace(claude, "claude-sonnet-4-5", "smart", 1), asAlice)
+	if a.status != 200 || !strings.Contains(a.body, `"type":"message"`) || !strings.Contains(a.body, `"text":"Hello"`) || !strings.Contains(a.body, `"model":"smart"`) {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if c := second.calls(); len(c) == 0 || !strings.Contains(c[0].body, `"model":"claude-sonnet-4-5"`) || !strings.Contains(c[0].body, `"max_tokens":9`) {
+		t.Errorf("%+v", c)
+	}
+	if c := third.calls(); len(c) != 1 || c[0].uri != "/v1beta/models/gemini-2.5-pro:generateContent" {
+		t.Errorf("%+v", c)
 	}
 }
 

@@ -328,6 +328,10 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{"object":"list","data":[{"id":"gpt-5","object":"model"}]}`)
 		return
 	}
+	if r.URL.Path == "/api/tags" { // Ollama's list
+		io.WriteString(w, `{"models":[{"name":"qwen3:latest"}]}`)
+		return
+	}
 	u.mu.Lock()
 	u.received = append(u.received, received{r.Method, r.RequestURI, r.Header.Clone(), string(body)})
 	respond := u.respond
