@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -68,9 +69,21 @@ var vendorTests = []vendorTest{
 }
 
 func TestVendors(t *testing.T) {
+	doc, err := os.ReadFile("../docs/providers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var names []string
 	for _, v := range vendorTests {
 		names = append(names, v.name)
+		_, row, ok := strings.Cut(string(doc), "\n| `"+v.name+"` | `"+v.url+"` | ")
+		row, _, _ = strings.Cut(row, "\n")
+		for feature := range strings.FieldsSeq(v.speaks) {
+			ok = ok && strings.Contains(row, feature)
+		}
+		if !ok {
+			t.Errorf("docs/providers.md has no row of %s, or another", v.name)
+		}
 		t.Run(v.name, v.test)
 	}
 	var rows []string
