@@ -96,7 +96,7 @@ func TestMixedRoute(t *testing.T) {
 							for _, u := range []*harness.Upstream{first, second, third} {
 								u.Clear(t)
 							}
-							reset(t, gateway)
+							reset(t, gateway, "openai", "gemini")
 						}()
 						for _, u := range fail {
 							if err := u.Script(mock.Rule{Times: 1, Behavior: failure}); err != nil {
@@ -138,12 +138,89 @@ func end(got, want string) error {
 	return nil
 }
 
-// reset forgets what is known of the keys.
-func reset(t *testing.T, g *harness.Gateway) {
+// reset forgets what is known of the upstreams' keys.
+func reset(t *testing.T, g *harness.Gateway, upstreams ...string) {
 	t.Helper()
-	for _, upstream := range []string{"openai", "gemini"} {
+	for _, upstream := range upstreams {
 		if a := do(t, "POST", g.Admin+"/floway/upstreams/reset?upstream="+upstream+"&key=k1", nil); a.status != 200 || !strings.Contains(string(a.body), "true") {
 			t.Fatalf("%d %s", a.status, a.body)
 		}
 	}
+}
+
+// An account that fails, a seat of Copilot whose month is used up, and a third that
+// serves: each takes the place of the one before, for the SDKs of both.
+func TestMixedAccounts(t *testing.T) {
+	first, hub, third := harness.StartOpenAI(t), harness.StartCopilot(t), harness.StartAnthropic(t)
+	gateway := harness.StartGateway(t, harness.Config{
+		Floway: `
+		upstream openai {
+			base_url FIRST/v1
+			key {env.UPSTREAM_1} as k1
+			models mock-*
+		}
+		upstream copilot {
+			host HUB
+			key signin:anna
+		}
+		upstream anthropic {
+			base_url THIRD
+			key {env.UPSTREAM_1} as k1
+			models mock-mini
+		}
+		route smart {
+			to openai/mock-chat
+			to copilot/gpt-5-mock
+			to anthropic/mock-mini
+		}` + clients + embedded,
+		Vars: map[string]string{"FIRST": first.URL, "HUB": hub.URL, "THIRD": third.URL},
+		Env:  environment,
+	})
+	// All of them are asked in turns, with a stream and without.
+	serves := func(want string) {
+		t.Helper()
+		must(t, control(hub).Forget())
+		first.Clear(t)
+		third.Clear(t)
+		for _, stream := range []bool{false, true} {
+			if _, err := completion(t.Context(), openaicalls.Client(gateway.URL+"/v1", alice), openai.ChatCompletionNewParams{
+				Model: "smart", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("hi")},
+			}, stream); err != nil {
+				t.Errorf("%s: chat, stream %v: %v", want, stream, err)
+			}
+			if _, err := message(t.Context(), anthropiccalls.Client(gateway.URL, alice), anthropiccalls.Ask("smart", "hi"), stream); err != nil {
+				t.Errorf("%s: messages, stream %v: %v", want, stream, err)
+			}
+		}
+		served := map[string]int{}
+		for name, u := range map[string]*harness.Upstream{"openai": first, "anthropic": third} {
+			for _, e := range u.Quiet(t) {
+				if e.Outcome == mock.Full {
+					served[name]++
+				}
+			}
+		}
+		for _, c := range hubStats(t, hub).Calls {
+			if c.Status == 0 {
+				served["copilot"]++
+			}
+		}
+		if len(served) != 1 || served[want] != 4 {
+			t.Errorf("served by %v, want %s", served, want)
+		}
+	}
+	serves("openai")
+	if err := first.Script(mock.Rule{Behavior: mock.Behavior{Status: 503}}); err != nil {
+		t.Fatal(err)
+	}
+	serves("anthropic") // nobody has signed in yet
+	signIn(t, gateway, hub, "anna", "octo")
+	serves("copilot")
+	must(t, control(hub).Spend("octo"))
+	serves("anthropic")
+	if err := first.Script(); err != nil {
+		t.Fatal(err)
+	}
+	reset(t, gateway, "openai")
+	serves("openai")
 }
