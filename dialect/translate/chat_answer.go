@@ -40,6 +40,7 @@ type chatDecoder struct {
 	voice    int
 	finished bool // a reason to finish has come
 	reason   Reason
+	refused  bool   // the model said why it does not answer
 	stop     string // the stop sequence that ended the answer, which vLLM tells
 	calls    []chatCall
 	details  []chatDetail
@@ -328,6 +329,7 @@ func (d *chatDecoder) piece(kind EventKind, choice int) bool {
 	if kind != ThoughtPiece {
 		d.seal()
 	}
+	d.refused = d.refused || kind == RefusalPiece
 	d.start()
 	d.ev = Event{Kind: kind, Text: text}
 	d.a.emit(&d.ev)
@@ -510,6 +512,8 @@ func (d *chatDecoder) finish() {
 		e.Reason = Calls // whatever the server says: many say stop
 	case !called && e.Reason == Calls:
 		e.Reason = Stop
+	case e.Reason == Stop && d.refused:
+		e.Reason = Declined
 	case e.Reason == Stop && d.stop != "" && slices.Contains(d.a.r.c.Stop, d.stop):
 		e.Reason, e.StopSequence = StopSequence, d.stop
 	}

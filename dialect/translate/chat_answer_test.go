@@ -140,7 +140,7 @@ var chatStreams = map[string]struct{ chunks, want []string }{
 	"nothing behind the end counts":      {[]string{delta(`"content":"a"`), chatStop, chatDone, delta(`"content":"b"`), `{`}, []string{begins, "text a", finishStop}},
 	"refusal": {
 		[]string{delta(`"refusal":"I "`), delta(`"refusal":"won't"`), chatStop},
-		[]string{begins, "refusal I won't", finishStop},
+		[]string{begins, "refusal I won't", fmt.Sprint("finish ", Declined)},
 	},
 	"one name of reasoning in a chunk": {
 		[]string{delta(`"reasoning_content":"a","reasoning":"a"`), delta(`"reasoning":"b"`), delta(`"reasoning_text":"c","content":""`), delta(`"reasoning_content":null,"content":"d"`), chatStop},

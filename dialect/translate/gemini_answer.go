@@ -325,7 +325,7 @@ func (e *geminiEncoder) take(ev *Event) {
 		e.part(func(w *writer) {
 			w.member("text", "")
 			w.boolMember("thought", true)
-			w.member("thoughtSignature", e.a.sealed(ev.State))
+			w.member("thoughtSignature", e.a.sealedBytes(ev.State))
 		})
 	case BlockEnd:
 	case CallStart:
@@ -377,7 +377,7 @@ func (a *Answer) writeGeminiCall(w *writer, p *Part, args []byte) {
 	w.rawMember("args", args)
 	w.shut('}')
 	if !p.State.Empty() {
-		w.member("thoughtSignature", a.sealed(p.State))
+		w.member("thoughtSignature", a.sealedBytes(p.State))
 	}
 }
 
@@ -507,7 +507,7 @@ func (a *Answer) writeGeminiAnswerPart(p *Part) {
 		}
 		w.boolMember("thought", true)
 		if !p.State.Empty() {
-			w.member("thoughtSignature", a.sealed(p.State))
+			w.member("thoughtSignature", a.sealedBytes(p.State))
 		}
 		w.shut('}')
 	case Call:

@@ -11,7 +11,7 @@ import (
 // dialect, without the envelopes that other upstreams' reasoning came in: to this
 // one they would look like forgeries. changed is false if there are none.
 func Native(req *dialect.Request) (body []byte, changed bool) {
-	if !bytes.Contains(req.Body, []byte(sealMark)) {
+	if !mayHoldSeal(req.Body) {
 		return req.Body, false
 	}
 	n := native{s: newSource(req.Body)}
@@ -29,6 +29,11 @@ func Native(req *dialect.Request) (body []byte, changed bool) {
 		return req.Body, false
 	}
 	return n.w.b, true
+}
+
+// mayHoldSeal says whether an envelope of ours can be in a piece of JSON.
+func mayHoldSeal(raw []byte) bool {
+	return bytes.Contains(raw, []byte(sealMark)) || bytes.Contains(raw, []byte(sealMarkBytes))
 }
 
 // native copies a body and leaves out envelopes.
@@ -75,7 +80,7 @@ func (n *native) elements(list []byte, change func(raw []byte) []byte) []byte {
 	w.open('[')
 	s.list(func(int) {
 		raw := s.raw()
-		if raw != nil && bytes.Contains(raw, []byte(sealMark)) {
+		if raw != nil && mayHoldSeal(raw) {
 			raw = change(raw)
 		} else if raw == nil {
 			raw = []byte("null")
@@ -96,7 +101,7 @@ func sealedMember(raw []byte, names ...string) bool {
 		word := camel(name)
 		for _, want := range names {
 			if word == want && s.next() == '"' {
-				found = strings.HasPrefix(s.string(), sealMark) || found
+				found = strings.HasPrefix(plainEnvelope(s.string()), sealMark) || found
 				return
 			}
 		}
