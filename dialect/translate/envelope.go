@@ -125,11 +125,17 @@ func (a *Answer) sealed(s State) string {
 	return seal(&s)
 }
 
-// sealedBytes is sealed for clients of Gemini.
-func (a *Answer) sealedBytes(s State) string {
-	text := a.sealed(s)
-	if text == "" {
-		return ""
+// sealedOrMarked is sealed; what has no seal gets an envelope with nothing in it. By
+// that floway knows again, and keeps from services of the client's own dialect,
+// what they would refuse: thoughts that they did not sign.
+func (a *Answer) sealedOrMarked(s State) string {
+	if s.Empty() {
+		return sealMark + "n." + base64.RawURLEncoding.EncodeToString([]byte(a.r.o.Upstream)) + ".."
 	}
-	return base64.StdEncoding.EncodeToString([]byte(text))
+	return a.sealed(s)
+}
+
+// signatureBytes is sealedOrMarked for clients of Gemini.
+func (a *Answer) signatureBytes(s State) string {
+	return base64.StdEncoding.EncodeToString([]byte(a.sealedOrMarked(s)))
 }

@@ -25,6 +25,9 @@ type world struct {
 	up [4]*upstream
 }
 
+// lonely is how many upstreams with one key there are of each kind.
+const lonely = 8 * 3
+
 // keys are credentials of an upstream: many, since some are refused.
 func keys() (lines string, env []string) {
 	var b strings.Builder
@@ -43,8 +46,16 @@ func start(t *testing.T) *world {
 		w.up[d] = &upstream{Upstream: run(t), d: d}
 	}
 	lines, env := keys()
+	// Beside each stand upstreams that have one key only, which errors put out of use.
 	block := func(provider, name, url, more string) string {
-		return "upstream " + provider + " " + name + " {\n\t\t\tbase_url " + url + "\n\t\t\tmodels " + name + "-only *\n" + more + lines + "\t\t}\n\t\t"
+		one := func(name, keys string) string {
+			return "upstream " + provider + " " + name + " {\n\t\t\tbase_url " + url + "\n\t\t\tmodels mock-*\n" + more + keys + "\t\t}\n\t\t"
+		}
+		all := one(name, lines)
+		for i := range lonely {
+			all += one(fmt.Sprintf("%s-%d", name, i), "\t\t\tkey {env.UPSTREAM_1}\n")
+		}
+		return all
 	}
 	w.Gateway = harness.StartGateway(t, harness.Config{
 		Floway: block("openai", "chat", "CHAT/v1", "\t\t\tdialects chat embeddings\n") + block("openai", "responses", "RESP/v1", "\t\t\tdialects responses\n") +
@@ -177,7 +188,20 @@ func TestMatrix(t *testing.T) {
 			})
 		}
 	})
+	t.Run("foreign", func(t *testing.T) { w.foreign(t, g) })
+	t.Run("count", func(t *testing.T) { w.counting(t, g) })
 	t.Run("account", func(t *testing.T) { w.account(t) })
+	t.Run("embeddings", func(t *testing.T) { w.embeddings(t, g) })
+	t.Run("failures", func(t *testing.T) {
+		for u := range w.up {
+			t.Run(dialects[u], func(t *testing.T) {
+				t.Parallel()
+				w.failures(t, g, u)
+				w.breaks(t, g, u)
+				w.abort(t, g, u)
+			})
+		}
+	})
 	t.Log(g)
 }
 

@@ -1,11 +1,7 @@
 package matrix
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 
@@ -49,25 +45,8 @@ func (u *upstream) scripted(t testing.TB, r *mock.Request) (*said, error) {
 	default:
 		body = without(body, "stream")
 	}
-	req, err := http.NewRequestWithContext(t.Context(), "POST", u.URL+uri, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range []string{"Content-Type", "Anthropic-Version", "Anthropic-Beta", "Authorization", "X-Api-Key", "X-Goog-Api-Key"} {
-		if v := r.Header.Get(name); v != "" {
-			req.Header.Set(name, v)
-		}
-	}
-	defer u.Clear(t) // this was not the gateway's
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 200 {
-		return nil, fmt.Errorf("asked again, the upstream says %s %v %s", resp.Status, err, answer)
-	}
+	var answer []byte
+	u.again(t, r, body, uri, &answer)
 	return readers[u.d](answer)
 }
 
