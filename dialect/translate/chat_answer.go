@@ -34,6 +34,7 @@ type chatDecoder struct {
 	started   bool // Start is out
 	done      bool // [DONE] has come
 	heard     bool // a choice has come
+	entire    bool // the answer is no stream
 	// voice is the choice whose words count, the first to say any; -1 before.
 	// Nobody asked for several answers, but some servers spread one over several
 	// choices: calls are taken from all of them.
@@ -80,6 +81,7 @@ func (d *chatDecoder) event(_, data []byte) {
 }
 
 func (d *chatDecoder) whole(body []byte) {
+	d.entire = true
 	d.read(body, true)
 	if d.a.Problem == nil && !d.heard {
 		d.a.broken(errChatEmpty)
@@ -419,7 +421,10 @@ func (d *chatDecoder) addFragment(f *chatFragment) {
 	if s.err != nil || d.a.Problem != nil {
 		return
 	}
-	i := d.find(f)
+	i := -1
+	if !d.entire { // there each is a call of its own, whatever its id
+		i = d.find(f)
+	}
 	if i < 0 {
 		if len(d.calls) == maxCalls {
 			d.a.broken(errChatCalls)

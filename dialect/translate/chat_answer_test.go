@@ -336,6 +336,10 @@ func TestChatWhole(t *testing.T) {
 			`{"id":"x","model":"m","choices":[{"message":{"content":"","tool_calls":[{"index":0,"function":{"name":"f","arguments":{"a": 1.0}}},{"index":0,"function":{"name":"f","arguments":{}}}]},"finish_reason":"stop"}]}`,
 			[]string{"start x m", `call 0 call_new1 f {"a":1.0}`, "call 1 call_new2 f {}", "callend 0", "callend 1", finishCalls},
 		},
+		"one id for two calls": {
+			`{"id":"x","model":"m","choices":[{"message":{"tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}},{"id":"a","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"stop"}]}`,
+			[]string{"start x m", "call 0 a f {}", "call 1 call_new1 f {}", "callend 0", "callend 1", finishCalls},
+		},
 		"no reason":           {`{"choices":[{"message":{"content":"a"}}]}`, []string{"start  ", "text a", fmt.Sprintf("finish %d", Unknown)}},
 		"no choices":          {`{"id":"x","choices":[]}`, nil},
 		"nothing":             {`{}`, nil},

@@ -192,6 +192,7 @@ func TestMatrix(t *testing.T) {
 	t.Run("count", func(t *testing.T) { w.counting(t, g) })
 	t.Run("account", func(t *testing.T) { w.account(t) })
 	t.Run("embeddings", func(t *testing.T) { w.embeddings(t, g) })
+	t.Run("ends", func(t *testing.T) { w.ends(t, g) })
 	t.Run("failures", func(t *testing.T) {
 		for u := range w.up {
 			t.Run(dialects[u], func(t *testing.T) {
@@ -203,6 +204,7 @@ func TestMatrix(t *testing.T) {
 		}
 	})
 	t.Log(g)
+	t.Run("rows", g.covered)
 }
 
 func (w *world) cell(t *testing.T, g *grid, s *scenario, c, u int) {

@@ -96,11 +96,11 @@ const refused, dropped = "400", "drop"
 
 // scenarios are all of them. Same-dialect cells pass with the rest.
 var scenarios = []scenario{
-	{name: "text", rows: "1/model 1/stream 3/user-text 5/stop 5/unknown"},
+	{name: "text", rows: "1/model 1/stream 3/user-text 5/stop"},
 	{name: "unicode cut across chunks", model: "mock-chat+unicode"},
 	{name: "long", model: "mock-chat+long"},
 	{name: "cached tokens", model: "mock-chat+cached"},
-	{name: "length", rows: "5/length 5/context-full", model: "mock-chat+length", end: "length"},
+	{name: "length", rows: "5/length", model: "mock-chat+length", end: "length"},
 	{name: "filter", rows: "5/filtered", model: "mock-chat+filter", end: "filter"},
 	{name: "refusal", rows: "5/refused 5/prompt-blocked 3/refusal-history", model: "mock-chat+refusal", end: "refusal"},
 
@@ -287,7 +287,7 @@ var scenarios = []scenario{
 
 	// Section 2.
 	{
-		name: "two parallel tools and their results", rows: "2/function 1/tools 3/tool-call 3/tool-result 5/tools 3/name-on-results 3/call-ids 3/arguments 3/no-result-string", calls: 2, end: "tools",
+		name: "two parallel tools and their results", rows: "2/function 2/order 1/tools 3/tool-call 3/tool-result 5/tools 3/name-on-results 3/call-ids 3/arguments 3/no-result-string", calls: 2, end: "tools",
 		ask:      tools([4]string{}),
 		reach:    toolsReach([4]string{}),
 		results:  []result{{text: "Sunny in Oslo"}, {text: "noon"}},
@@ -438,6 +438,37 @@ var scenarios = []scenario{
 		reach: same(anywhere("The plain words.")),
 	},
 	{
+		name: "a document by address", rows: "3/document-url", once: true,
+		ask: [4]string{
+			"-", `"input":[{"role":"user","content":[{"type":"input_file","file_url":"https://example.com/a.pdf"}]}]`,
+			`"messages":[{"role":"user","content":[{"type":"document","source":{"type":"url","url":"https://example.com/a.pdf"}}]}]`, "-",
+		},
+		reach: [4]string{"400 [0]", `{"input":"~https://example.com/a.pdf"}`, `{"messages":"~https://example.com/a.pdf"}`, "400 [0]"},
+	},
+	{
+		name: "an image of a type that few know", rows: "3/image-types", once: true,
+		ask: [4]string{
+			`"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/bmp;base64,Qk0="}}]}]`,
+			`"input":[{"role":"user","content":[{"type":"input_image","detail":"auto","image_url":"data:image/bmp;base64,Qk0="}]}]`, "-",
+			`"contents":[{"role":"user","parts":[{"inlineData":{"mimeType":"image/bmp","data":"Qk0="}}]}]`,
+		},
+		reach: [4]string{"", "", "400 [0]", ""},
+	},
+	{
+		name: "citations in the history", rows: "3/citations", once: true,
+		ask:   [4]string{"-", "-", `"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":[{"type":"text","text":"cited","citations":[{"type":"char_location","cited_text":"x","document_index":0,"document_title":null,"start_char_index":0,"end_char_index":1}]}]},{"role":"user","content":"go"}]`, "-"},
+		reach: same("drop citations"), pairs: map[string]string{"messages>messages": `{"messages":"~cited_text"}`},
+	},
+	{
+		name: "a forced tool for a model that thinks", rows: "2/forced-and-thinking", model: "mock-chat+thinking", calls: 1, end: "tools", once: true,
+		ask: [4]string{
+			choice(`{"type":"function","function":{"name":"get_time"}}`, "", "", "")[chat] + `,"reasoning_effort":"high"`,
+			choice("", `{"type":"function","name":"get_time"}`, "", "")[resp] + `,"reasoning":{"effort":"high"}`, "-",
+			choice("", "", "", `{"mode":"ANY","allowedFunctionNames":["get_time"]}`)[gem] + `,"generationConfig":{"thinkingConfig":{"thinkingLevel":"HIGH"}}`,
+		},
+		reach: same(anywhere("get_time")),
+	},
+	{
 		name: "sound", rows: "3/audio-in", once: true,
 		ask: [4]string{
 			`"messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"UklGRg==","format":"wav"}}]}]`,
@@ -501,12 +532,12 @@ var scenarios = []scenario{
 		reach: same(anywhere("I will not.")),
 	},
 	{
-		name: "context management", rows: "9/messages>chat", once: true,
+		name: "context management", once: true,
 		ask:   [4]string{"-", "-", `"context_management":{"edits":[{"type":"clear_tool_uses_20250919"}]}`, "-"},
 		reach: [4]string{"drop context_management", "drop context_management", `{"context_management":"~edits"}`, "drop context_management"},
 	},
 	{
-		name: "fields nobody knows", once: true,
+		name: "fields nobody knows", rows: "1/unknown-fields", once: true,
 		ask: [4]string{"-", `"client_metadata":{"a":"b"},"store":false`, "-", "-"}, reach: [4]string{"drop client_metadata", "", "drop client_metadata", "drop client_metadata"}, pairs: map[string]string{"responses>responses": "-"},
 	},
 }
