@@ -353,7 +353,7 @@ func TestSealedReasoningComesBackToItsKey(t *testing.T) {
 		},
 		"gemini": {
 			"/v1beta/models/m:generateContent", `{"contents":[{"role":"user","parts":[{"text":"go"}]}],"generationConfig":{"thinkingConfig":{"includeThoughts":true}}}`,
-			`{"contents":[{"role":"user","parts":[{"text":"go"}]},{"role":"model","parts":[{"text":"hm","thought":true,"thoughtSignature":"%s"},{"text":"hi"}]},{"role":"user","parts":[{"text":"on"}]}]}`,
+			`{"contents":[{"role":"user","parts":[{"text":"go"}]},{"role":"model","parts":[{"text":"hm","thought":true,"thoughtSignature":"%s"},{"text":"hi"}]},{"role":"user","parts":[{"text":"on"}]}],"generationConfig":{"thinkingConfig":{"includeThoughts":true,"thinkingBudget":2048}}}`,
 			`"thoughtSignature":"`,
 		},
 	} {
