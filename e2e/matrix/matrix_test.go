@@ -190,6 +190,7 @@ func TestMatrix(t *testing.T) {
 	})
 	t.Run("foreign", func(t *testing.T) { w.foreign(t, g) })
 	t.Run("count", func(t *testing.T) { w.counting(t, g) })
+	t.Run("agents", func(t *testing.T) { w.agents(t, g) })
 	t.Run("account", func(t *testing.T) { w.account(t) })
 	t.Run("embeddings", func(t *testing.T) { w.embeddings(t, g) })
 	t.Run("ends", func(t *testing.T) { w.ends(t, g) })
