@@ -132,6 +132,9 @@ func (e *Error) Body(d Dialect) []byte {
 	case Gemini:
 		var g geminiError
 		g.Error.Code, g.Error.Message, g.Error.Status = e.HTTPStatus(), e.Message, s.geminiState
+		if e.Fault == TooLong && !strings.Contains(e.Message, "exceeds the maximum number of tokens") {
+			g.Error.Message = tooLongGemini + ": " + e.Message
+		}
 		return marshal(g)
 	default:
 		return marshal(struct {
@@ -301,6 +304,9 @@ func plain(body []byte) string {
 // tooLong begins the message by which agents that speak Messages know that they
 // have to shorten the conversation.
 const tooLong = "prompt is too long"
+
+// tooLongGemini does so for clients of Gemini.
+const tooLongGemini = "The input token count exceeds the maximum number of tokens allowed"
 
 // contextWords are parts of the messages by which services say that a context is
 // too long, where they have no code for it. In small letters.

@@ -79,7 +79,7 @@ func TestErrorOfEveryFault(t *testing.T) {
 			}
 			// What is written can be read again.
 			p := ReadProblem(w.Body.Bytes())
-			if !strings.HasSuffix(p.Message, "what is wrong") || (p.Message != "what is wrong") != (fault == TooLong && d == Messages) || d == Gemini && (p.Status == "" || p.Code != strconv.Itoa(status)) || d != Gemini && p.Type == "" {
+			if !strings.HasSuffix(p.Message, "what is wrong") || (p.Message != "what is wrong") != (fault == TooLong && (d == Messages || d == Gemini)) || d == Gemini && (p.Status == "" || p.Code != strconv.Itoa(status)) || d != Gemini && p.Type == "" {
 				t.Errorf("fault %d in %v: %s is read as %+v", fault, d, w.Body, p)
 			}
 			if d == Chat && p.Code != spellings[fault].code {

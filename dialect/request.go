@@ -242,6 +242,8 @@ func (r *Request) checkModel() error {
 // bound looks for reasoning that only its maker can read, and for what brings it.
 func (r *Request) bound(m *members) bool {
 	switch r.Call.Op.Dialect() {
+	case Chat: // only floway gives its clients any
+		return has(r.input, `"reasoning`, `_opaque"`) || has(r.input, `__fw`, `1.`)
 	case Responses:
 		return bytes.Contains(m.at(reqInclude).raw, []byte("reasoning.encrypted_content")) ||
 			has(r.input, `"encrypted`, `_content"`)

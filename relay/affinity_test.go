@@ -341,3 +341,45 @@ func TestUpstreamWithoutKey(t *testing.T) {
 		t.Error(h)
 	}
 }
+
+// Reasoning that was sealed into an answer of another dialect finds its way back to
+// the key that made it, though the first request said nothing of reasoning.
+func TestSealedReasoningComesBackToItsKey(t *testing.T) {
+	for dialect, c := range map[string]struct{ path, first, next, mark string }{
+		"chat": {
+			"/v1/chat/completions", `{"model":"m","reasoning_effort":"low","messages":[{"role":"user","content":"go"}]}`,
+			`{"model":"m","reasoning_effort":"low","messages":[{"role":"user","content":"go"},{"role":"assistant","content":"hi","reasoning_opaque":"%s"},{"role":"user","content":"on"}]}`,
+			`"reasoning_opaque":"`,
+		},
+		"gemini": {
+			"/v1beta/models/m:generateContent", `{"contents":[{"role":"user","parts":[{"text":"go"}]}],"generationConfig":{"thinkingConfig":{"includeThoughts":true}}}`,
+			`{"contents":[{"role":"user","parts":[{"text":"go"}]},{"role":"model","parts":[{"text":"hm","thought":true,"thoughtSignature":"%s"},{"text":"hi"}]},{"role":"user","parts":[{"text":"on"}]}],"generationConfig":{"thinkingConfig":{"includeThoughts":true,"thinkingBudget":2048}}}`,
+			`"thoughtSignature":"`,
+		},
+	} {
+		t.Run(dialect, func(t *testing.T) {
+			s := newSetup(t)
+			m := newMock(t)
+			s.upstreamOf("anthropic", "a", m.URL, "a1 a2 a3 a4", withModels("m"))
+			g := s.start()
+			for _, key := range []string{"a1", "a2", "a3", "a4"} {
+				thinks := says(200, `{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"thinking","thinking":"hm","signature":"c2ln"},{"type":"text","text":"hi"}],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`)
+				m.on(key, thinks, thinks, thinks, thinks)
+			}
+			a := g.post(c.path, c.first)
+			_, rest, found := strings.Cut(a.body, c.mark)
+			if a.status != 200 || !found {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+			sealed, _, _ := strings.Cut(rest, `"`)
+			for range 3 {
+				g.post(c.path, fmt.Sprintf(c.next, sealed)).wants(t, 200, "hi")
+			}
+			for _, sent := range m.seen()[1:] {
+				if sent.key != m.seen()[0].key || !strings.Contains(sent.body, `"signature":"c2ln"`) {
+					t.Errorf("the key %s got %s, the conversation was with %s", sent.key, sent.body, m.seen()[0].key)
+				}
+			}
+		})
+	}
+}

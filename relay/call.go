@@ -299,6 +299,18 @@ func (c *call) bind(route *Route) {
 	if !c.req.Bound && !sticky {
 		return
 	}
+	if !c.named() {
+		return
+	}
+	for _, b := range c.bound[:8] {
+		c.hash = c.hash<<8 | uint64(b)
+	}
+	c.hash |= 1 // zero would mean none
+	c.home, _ = c.r.Affinity.find(c.bound, c.r.Now())
+}
+
+// named makes the conversation's name; false if it has none.
+func (c *call) named() bool {
 	name := c.req.CacheKey
 	for _, h := range [...]string{"Session-Id", "X-Claude-Code-Session-Id"} {
 		if name == "" {
@@ -309,14 +321,10 @@ func (c *call) bind(route *Route) {
 		name = string(c.req.Opening())
 	}
 	if name == "" {
-		return
+		return false
 	}
 	c.bound = digest("conversation", c.client.Name, name)
-	for _, b := range c.bound[:8] {
-		c.hash = c.hash<<8 | uint64(b)
-	}
-	c.hash |= 1 // zero would mean none
-	c.home, _ = c.r.Affinity.find(c.bound, c.r.Now())
+	return true
 }
 
 // order puts the target first where the conversation was, else the one that the

@@ -373,7 +373,9 @@ func (c *call) remember() {
 		at.key = gone
 		known = append(known, responseKey(c.client.Name, c.req.Call.ID))
 	}
-	if c.hash != 0 {
+	// A client of another dialect does not say beforehand that it will bring sealed
+	// reasoning back.
+	if c.hash != 0 || c.way != nil && c.named() {
 		known = append(known, c.bound)
 	}
 	for _, k := range known {

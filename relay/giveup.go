@@ -57,6 +57,9 @@ func (c *call) refusalOf(status int, h http.Header, body []byte, p *dialect.Prob
 		// what this client's SDK knows.
 		kept.err = foreign(status, p)
 	}
+	if kept.err != nil && status == 529 && c.dialect == dialect.Messages {
+		kept.err.Status = status // which only these clients know
+	}
 	return kept
 }
 

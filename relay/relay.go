@@ -164,6 +164,7 @@ type Relay struct {
 	Config
 	byName   map[string]*Upstream
 	bridged  bool            // clients of Chat Completions may be served by translation
+	mixed    bool            // clients of Messages may be
 	spelled  map[string]bool // model names that the configuration spells
 	learned  nameSet         // model names that an upstream answered with success
 	buffered atomic.Int64    // bytes of bodies held
@@ -201,6 +202,7 @@ func New(c Config) (*Relay, error) {
 		}
 		r.byName[u.Name] = u
 		r.bridged = r.bridged || !u.Provider.Speaks(dialect.ChatCompletions, "")
+		r.mixed = r.mixed || !u.Provider.Speaks(dialect.CreateMessage, "")
 		u.refusesUsage.most = 1000
 		if u.again == nil {
 			u.again = make(chan struct{}, 1)

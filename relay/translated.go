@@ -64,7 +64,7 @@ func (c *call) nativeRequest() *dialect.Request {
 	// Only a request that goes back to where it was can hold any, or one of a dialect
 	// that has no better place for it than the ids of calls.
 	if c.native == nil && (c.req.Bound || c.r.bridged && c.req.Call.Op == dialect.ChatCompletions) {
-		if body, changed := translate.Native(&c.req); changed {
+		if body, changed := translate.Native(&c.req, c.r.mixed); changed {
 			r := &dialect.Request{Call: c.req.Call, Body: body, ContentType: c.req.ContentType}
 			if r.Read() == nil {
 				c.native = r

@@ -34,12 +34,14 @@ type chatDecoder struct {
 	started   bool // Start is out
 	done      bool // [DONE] has come
 	heard     bool // a choice has come
+	entire    bool // the answer is no stream
 	// voice is the choice whose words count, the first to say any; -1 before.
 	// Nobody asked for several answers, but some servers spread one over several
 	// choices: calls are taken from all of them.
 	voice    int
 	finished bool // a reason to finish has come
 	reason   Reason
+	refused  bool   // the model said why it does not answer
 	stop     string // the stop sequence that ended the answer, which vLLM tells
 	calls    []chatCall
 	details  []chatDetail
@@ -79,6 +81,7 @@ func (d *chatDecoder) event(_, data []byte) {
 }
 
 func (d *chatDecoder) whole(body []byte) {
+	d.entire = true
 	d.read(body, true)
 	if d.a.Problem == nil && !d.heard {
 		d.a.broken(errChatEmpty)
@@ -328,6 +331,7 @@ func (d *chatDecoder) piece(kind EventKind, choice int) bool {
 	if kind != ThoughtPiece {
 		d.seal()
 	}
+	d.refused = d.refused || kind == RefusalPiece
 	d.start()
 	d.ev = Event{Kind: kind, Text: text}
 	d.a.emit(&d.ev)
@@ -417,7 +421,10 @@ func (d *chatDecoder) addFragment(f *chatFragment) {
 	if s.err != nil || d.a.Problem != nil {
 		return
 	}
-	i := d.find(f)
+	i := -1
+	if !d.entire { // there each is a call of its own, whatever its id
+		i = d.find(f)
+	}
 	if i < 0 {
 		if len(d.calls) == maxCalls {
 			d.a.broken(errChatCalls)
@@ -510,6 +517,8 @@ func (d *chatDecoder) finish() {
 		e.Reason = Calls // whatever the server says: many say stop
 	case !called && e.Reason == Calls:
 		e.Reason = Stop
+	case e.Reason == Stop && d.refused:
+		e.Reason = Declined
 	case e.Reason == Stop && d.stop != "" && slices.Contains(d.a.r.c.Stop, d.stop):
 		e.Reason, e.StopSequence = StopSequence, d.stop
 	}

@@ -140,7 +140,7 @@ var chatStreams = map[string]struct{ chunks, want []string }{
 	"nothing behind the end counts":      {[]string{delta(`"content":"a"`), chatStop, chatDone, delta(`"content":"b"`), `{`}, []string{begins, "text a", finishStop}},
 	"refusal": {
 		[]string{delta(`"refusal":"I "`), delta(`"refusal":"won't"`), chatStop},
-		[]string{begins, "refusal I won't", finishStop},
+		[]string{begins, "refusal I won't", fmt.Sprint("finish ", Declined)},
 	},
 	"one name of reasoning in a chunk": {
 		[]string{delta(`"reasoning_content":"a","reasoning":"a"`), delta(`"reasoning":"b"`), delta(`"reasoning_text":"c","content":""`), delta(`"reasoning_content":null,"content":"d"`), chatStop},
@@ -335,6 +335,10 @@ func TestChatWhole(t *testing.T) {
 		"Ollama": {
 			`{"id":"x","model":"m","choices":[{"message":{"content":"","tool_calls":[{"index":0,"function":{"name":"f","arguments":{"a": 1.0}}},{"index":0,"function":{"name":"f","arguments":{}}}]},"finish_reason":"stop"}]}`,
 			[]string{"start x m", `call 0 call_new1 f {"a":1.0}`, "call 1 call_new2 f {}", "callend 0", "callend 1", finishCalls},
+		},
+		"one id for two calls": {
+			`{"id":"x","model":"m","choices":[{"message":{"tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}},{"id":"a","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"stop"}]}`,
+			[]string{"start x m", "call 0 a f {}", "call 1 call_new1 f {}", "callend 0", "callend 1", finishCalls},
 		},
 		"no reason":           {`{"choices":[{"message":{"content":"a"}}]}`, []string{"start  ", "text a", fmt.Sprintf("finish %d", Unknown)}},
 		"no choices":          {`{"id":"x","choices":[]}`, nil},

@@ -3,6 +3,7 @@ package translate
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/floway/floway/dialect"
 )
@@ -263,6 +264,9 @@ func bad(field, format string, args ...any) error {
 // call without a result, in the middle of the history, are errors.
 func (c *Conversation) check() error {
 	c.join()
+	if c.From == dialect.Gemini {
+		c.joinThoughts()
+	}
 	kept := make([]Turn, 0, len(c.Turns))
 	var open []openCall
 	for i := range c.Turns {
@@ -381,6 +385,36 @@ func (c *Conversation) join() {
 	}
 	clear(c.Turns[len(kept):])
 	c.Turns = kept
+}
+
+// joinThoughts makes one part of thoughts that came in pieces of a stream, of which
+// the last has the seal of them all: Gemini's SDKs keep the pieces as they are.
+func (c *Conversation) joinThoughts() {
+	for i := range c.Turns {
+		t := &c.Turns[i]
+		kept := t.Parts[:0]
+		first := 0 // of the pieces under way
+		for _, p := range t.Parts {
+			switch {
+			case p.Kind != Thought:
+				first = len(kept) + 1
+			case p.State.Redacted:
+				first = len(kept) + 1
+			case !p.State.Empty():
+				var text strings.Builder
+				for _, piece := range kept[first:] {
+					text.WriteString(piece.Text)
+				}
+				text.WriteString(p.Text)
+				p.Text = text.String()
+				kept = kept[:first]
+				first++
+			}
+			kept = append(kept, p)
+		}
+		clear(t.Parts[len(kept):])
+		t.Parts = kept
+	}
 }
 
 func hasResult(t *Turn) bool {

@@ -83,9 +83,27 @@ func unseal(text string) (State, bool) {
 	return s, s.Data != ""
 }
 
+// sealMarkBytes begins envelopes that are spelled once more in base64: the SDKs for
+// Gemini read signatures as bytes and take nothing else.
+const sealMarkBytes = "ZncxL"
+
+// plainEnvelope is text, or the envelope that is spelled in base64 in it.
+func plainEnvelope(text string) string {
+	if !strings.HasPrefix(text, sealMarkBytes) || len(text) > 2*maxSealed {
+		return text
+	}
+	// SDKs spell bytes in either alphabet, with padding or without.
+	plain := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+	if p, err := base64.RawStdEncoding.DecodeString(plain); err == nil && strings.HasPrefix(string(p), sealMark) {
+		return string(p)
+	}
+	return text
+}
+
 // stateOf is what a client's field for sealed reasoning holds: an envelope of
 // ours, or the state that the service of that dialect made.
 func stateOf(text string, maker dialect.Dialect) State {
+	text = plainEnvelope(text)
 	if s, ok := unseal(text); ok {
 		return s
 	}
@@ -105,4 +123,19 @@ func (r *Request) readable(s *State) bool {
 func (a *Answer) sealed(s State) string {
 	s.Maker, s.Upstream = a.r.to, a.r.o.Upstream
 	return seal(&s)
+}
+
+// sealedOrMarked is sealed; what has no seal gets an envelope with nothing in it. By
+// that floway knows again, and keeps from services of the client's own dialect,
+// what they would refuse: thoughts that they did not sign.
+func (a *Answer) sealedOrMarked(s State) string {
+	if s.Empty() {
+		return sealMark + "n." + base64.RawURLEncoding.EncodeToString([]byte(a.r.o.Upstream)) + ".."
+	}
+	return a.sealed(s)
+}
+
+// signatureBytes is sealedOrMarked for clients of Gemini.
+func (a *Answer) signatureBytes(s State) string {
+	return base64.StdEncoding.EncodeToString([]byte(a.sealedOrMarked(s)))
 }

@@ -325,7 +325,7 @@ func (e *geminiEncoder) take(ev *Event) {
 		e.part(func(w *writer) {
 			w.member("text", "")
 			w.boolMember("thought", true)
-			w.member("thoughtSignature", e.a.sealed(ev.State))
+			w.member("thoughtSignature", e.a.signatureBytes(ev.State))
 		})
 	case BlockEnd:
 	case CallStart:
@@ -376,9 +376,7 @@ func (a *Answer) writeGeminiCall(w *writer, p *Part, args []byte) {
 	w.member("name", p.Call.Name)
 	w.rawMember("args", args)
 	w.shut('}')
-	if !p.State.Empty() {
-		w.member("thoughtSignature", a.sealed(p.State))
-	}
+	w.member("thoughtSignature", a.signatureBytes(p.State))
 }
 
 // text writes a chunk with a piece of text, the most frequent of all.
@@ -507,7 +505,7 @@ func (a *Answer) writeGeminiAnswerPart(p *Part) {
 		}
 		w.boolMember("thought", true)
 		if !p.State.Empty() {
-			w.member("thoughtSignature", a.sealed(p.State))
+			w.member("thoughtSignature", a.signatureBytes(p.State))
 		}
 		w.shut('}')
 	case Call:

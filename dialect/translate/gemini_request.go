@@ -3,6 +3,7 @@ package translate
 import (
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/floway/floway/dialect"
@@ -716,6 +717,9 @@ func (r *Request) writeContents() error {
 	role, open := User, false
 	for i := range r.c.Turns {
 		t := &r.c.Turns[i]
+		if !r.speaks(t) {
+			continue
+		}
 		next := t.Role
 		if next == System {
 			next = User
@@ -742,6 +746,20 @@ func (r *Request) writeContents() error {
 	}
 	w.shut(']')
 	return nil
+}
+
+// speaks says whether anything of a turn is left: the service refuses contents
+// without parts.
+func (r *Request) speaks(t *Turn) bool {
+	return slices.ContainsFunc(t.Parts, func(p Part) bool {
+		switch p.Kind {
+		case Text, Refusal:
+			return p.Text != ""
+		case Thought:
+			return r.readable(&p.State)
+		}
+		return true
+	})
 }
 
 func (r *Request) writeGeminiTurn(t *Turn) error {
@@ -1032,6 +1050,8 @@ func (r *Request) writeThinkingConfig() {
 		w.intMember("thinkingBudget", min(budgetOf(want.Effort), r.mostThought()))
 	case want.Effort != "":
 		w.member("thinkingLevel", levelOf(want.Effort))
+	case !budgeted && want.Budget > 0:
+		w.member("thinkingLevel", levelOf(effortOf(want.Budget)))
 	case budgeted && want.Adaptive:
 		w.intMember("thinkingBudget", -1)
 	}

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -215,6 +216,7 @@ func geminiAnswer(t *testing.T, c *Conversation, events []string, used *usage.To
 
 func TestGeminiStream(t *testing.T) {
 	used := &usage.Tokens{Input: 107, Output: 179, Reasoning: 148, ReasoningKnown: true}
+	unsigned := base64.StdEncoding.EncodeToString([]byte("fw1.n.bWluZQ.."))
 	env := seal(&State{Maker: dialect.Gemini, Data: "CiQ", Upstream: "mine"})
 	c := &Conversation{From: dialect.Gemini, Asked: "asked", Stream: true, Reasoning: Reasoning{Visible: true}}
 	out, err := geminiAnswer(t, c, geminiStream, used)
@@ -225,8 +227,12 @@ func TestGeminiStream(t *testing.T) {
 		`{"candidates":[{"content":{"role":"model","parts":[{"text":"Hmm","thought":true}]},"index":0}],"modelVersion":"asked","responseId":"r1"}`,
 		`{"candidates":[{"content":{"role":"model","parts":[{"text":"Grü😀"}]},"index":0}],"modelVersion":"asked","responseId":"r1"}`,
 		`{"candidates":[{"content":{"role":"model","parts":[{"functionCall":{"id":"call_new","name":"f","args":{"a":1.50}},"thoughtSignature":"` + env + `"}]},"index":0}],"modelVersion":"asked","responseId":"r1"}`,
-		`{"candidates":[{"content":{"role":"model","parts":[{"functionCall":{"id":"x","name":"g","args":{}}}]},"index":0}],"modelVersion":"asked","responseId":"r1"}`,
+		`{"candidates":[{"content":{"role":"model","parts":[{"functionCall":{"id":"x","name":"g","args":{}},"thoughtSignature":"` + unsigned + `"}]},"index":0}],"modelVersion":"asked","responseId":"r1"}`,
 		`{"candidates":[{"content":{"role":"model","parts":[{"text":""}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":107,"candidatesTokenCount":31,"thoughtsTokenCount":148,"totalTokenCount":286},"modelVersion":"asked","responseId":"r1"}`,
+	}
+	// The SDKs read signatures as bytes.
+	for i := range want {
+		want[i] = strings.Replace(want[i], env, base64.StdEncoding.EncodeToString([]byte(env)), 1)
 	}
 	got := strings.Split(strings.TrimSuffix(out, "\r\n\r\n"), "\r\n\r\n")
 	if len(got) != len(want) {
@@ -252,7 +258,7 @@ func TestGeminiStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameJSON(t, out, `{"candidates":[{"content":{"role":"model","parts":[{"text":"Hmm","thought":true},{"text":"Grü😀"},
- {"functionCall":{"id":"call_new","name":"f","args":{"a":1.5}},"thoughtSignature":"`+env+`"},{"functionCall":{"id":"x","name":"g","args":{}}}]},"finishReason":"STOP","index":0}],
+ {"functionCall":{"id":"call_new","name":"f","args":{"a":1.5}},"thoughtSignature":"`+base64.StdEncoding.EncodeToString([]byte(env))+`"},{"functionCall":{"id":"x","name":"g","args":{}},"thoughtSignature":"`+unsigned+`"}]},"finishReason":"STOP","index":0}],
  "usageMetadata":{"promptTokenCount":107,"candidatesTokenCount":31,"thoughtsTokenCount":148,"totalTokenCount":286},"modelVersion":"asked","responseId":"r1"}`)
 }
 

@@ -752,10 +752,10 @@ func (e *messagesEncoder) close(p *messagesPart) {
 	if len(p.text) > 0 {
 		e.delta(p, p.text)
 	}
-	if sealed && !p.state.Redacted {
+	if p.kind == Thought && !p.state.Redacted {
 		e.frame("content_block_delta")
 		e.indexed(`,"delta":{"type":"signature_delta","signature":"`)
-		e.a.out.b = append(e.a.out.b, e.a.sealed(p.state)...)
+		e.a.out.b = append(e.a.out.b, e.a.sealedOrMarked(p.state)...)
 		e.a.out.b = append(e.a.out.b, "\"}}\n\n"...)
 	}
 	e.frame("content_block_stop")
@@ -1006,7 +1006,7 @@ func (a *Answer) messagesThought(text string, state State) {
 	} else {
 		w.member("type", "thinking")
 		w.member("thinking", text)
-		w.member("signature", a.sealed(state))
+		w.member("signature", a.sealedOrMarked(state))
 	}
 	w.shut('}')
 }

@@ -475,7 +475,7 @@ func TestEncodeMessages(t *testing.T) {
 		"no start":            {[]Event{textPiece("a"), done}, `[{"type":"text","text":"a"}]`},
 		"empty pieces":        {[]Event{start, textPiece(""), thoughtPiece(""), callStart(0, "a", "f"), callPiece(0, ""), callPiece(0, "{}"), callEnd(0), textPiece(""), done}, `[{"type":"tool_use","id":"a","name":"f","input":{}}]`},
 		"text and refusal":    {[]Event{start, textPiece("a"), {Kind: RefusalPiece, Text: []byte("b")}, {Kind: BlockEnd}, textPiece("c"), done}, `[{"type":"text","text":"ab"},{"type":"text","text":"c"}]`},
-		"thought, text":       {[]Event{start, thoughtPiece("t"), textPiece("a"), thoughtPiece("u"), done}, `[{"type":"thinking","thinking":"t","signature":""},{"type":"text","text":"a"},{"type":"thinking","thinking":"u","signature":""}]`},
+		"thought, text":       {[]Event{start, thoughtPiece("t"), textPiece("a"), thoughtPiece("u"), done}, `[{"type":"thinking","thinking":"t","signature":"fw1.n.dXA.."},{"type":"text","text":"a"},{"type":"thinking","thinking":"u","signature":"fw1.n.dXA.."}]`},
 		"sealed":              {[]Event{start, thoughtPiece("t"), {Kind: Sealed, State: state}, {Kind: Sealed, State: state}, textPiece("a"), done}, `[{"type":"thinking","thinking":"t","signature":"` + envelope + `"},{"type":"thinking","thinking":"","signature":"` + envelope + `"},{"type":"text","text":"a"}]`},
 		"call's own state":    {[]Event{start, textPiece("a"), {Kind: CallStart, Call: 0, ID: "a", Name: "f", State: state}, callPiece(0, "{}"), callEnd(0), {Kind: CallStart, Call: 1, ID: "b", Name: "f"}, callPiece(1, "{}"), callEnd(1), done}, `[{"type":"text","text":"a"},{"type":"thinking","thinking":"","signature":"` + envelope + `"},{"type":"tool_use","id":"a","name":"f","input":{}},{"type":"tool_use","id":"b","name":"f","input":{}}]`},
 		"states side by side": {[]Event{start, {Kind: CallStart, Call: 0, ID: "a", Name: "f", State: state}, {Kind: CallStart, Call: 1, ID: "b", Name: "f", State: state}, callPiece(1, "{}"), callPiece(0, "{}"), callEnd(0), callEnd(1), done}, `[{"type":"thinking","thinking":"","signature":"` + envelope + `"},{"type":"tool_use","id":"a","name":"f","input":{}},{"type":"thinking","thinking":"","signature":"` + envelope + `"},{"type":"tool_use","id":"b","name":"f","input":{}}]`},
@@ -560,7 +560,7 @@ func TestEncodeMessagesShowsThoughtsToWhoAsks(t *testing.T) {
 		`[` + answer: {},
 		`[{"type":"thinking","thinking":"","signature":"` + seen("s") + `"},` + answer:  {Sealed: true},
 		`[{"type":"thinking","thinking":"t","signature":"` + seen("s") + `"},` + answer: {Sealed: true, Visible: true},
-		`[{"type":"thinking","thinking":"t","signature":""},` + answer:                  {Visible: true},
+		`[{"type":"thinking","thinking":"t","signature":"fw1.n.dXA.."},` + answer:       {Visible: true},
 	} {
 		for _, stream := range []bool{true, false} {
 			r := messageRequest(stream)

@@ -723,7 +723,11 @@ func (m *messagesWriter) writeOutput() error {
 		w.name("format")
 		w.open('{')
 		w.member("type", "json_schema")
-		w.rawMember("schema", f.Schema)
+		schema := f.Schema
+		if m.c.From != dialect.Messages {
+			schema = closedSchema(schema)
+		}
+		w.rawMember("schema", schema)
 		w.shut('}')
 	}
 	w.shut('}')

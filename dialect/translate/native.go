@@ -9,11 +9,27 @@ import (
 
 // Native returns the body of a request for an upstream that speaks the client's
 // dialect, without the envelopes that other upstreams' reasoning came in: to this
-// one they would look like forgeries. changed is false if there are none.
-func Native(req *dialect.Request) (body []byte, changed bool) {
-	if !bytes.Contains(req.Body, []byte(sealMark)) {
+// one they would look like forgeries. changed is false if there are none. mixed
+// says that parts of the history may come from other dialects without a trace.
+func Native(req *dialect.Request, mixed bool) (body []byte, changed bool) {
+	sealed := mayHoldSeal(req.Body)
+	if req.Call.Op.Dialect() == dialect.Messages && (sealed || mixed) && bytes.Contains(req.Body, []byte("budget_tokens")) {
+		body, changed := req.Body, false
+		if sealed {
+			body, changed = unsealed(req)
+		}
+		if cannotThink(body) {
+			return withoutThinking(body), true
+		}
+		return body, changed
+	}
+	if !sealed {
 		return req.Body, false
 	}
+	return unsealed(req)
+}
+
+func unsealed(req *dialect.Request) (body []byte, changed bool) {
 	n := native{s: newSource(req.Body)}
 	switch req.Call.Op.Dialect() {
 	case dialect.Chat:
@@ -29,6 +45,78 @@ func Native(req *dialect.Request) (body []byte, changed bool) {
 		return req.Body, false
 	}
 	return n.w.b, true
+}
+
+// cannotThink says whether the calls that are being answered came without thoughts.
+// Whoever goes on from them with thinking switched on is refused.
+func cannotThink(body []byte) bool {
+	enabled, lacks := false, false
+	s := newSource(body)
+	s.object(func(name []byte) {
+		switch string(name) {
+		case "thinking":
+			enabled = bytes.Contains(s.raw(), []byte(`"enabled"`))
+		case "messages":
+			// lacks is about the last two turns: an assistant's, and the results.
+			before := false
+			s.list(func(int) {
+				var role, content string
+				s.object(func(name []byte) {
+					switch string(name) {
+					case "role":
+						role = s.string()
+					case "content":
+						content = firstBlock(s.raw())
+					default:
+						s.skip()
+					}
+				})
+				lacks = before && role == "user" && content == "tool_result"
+				before = role == "assistant" && content != "thinking" && content != "redacted_thinking"
+			})
+		default:
+			s.skip()
+		}
+	})
+	return s.err == nil && enabled && lacks
+}
+
+// firstBlock is the type of the first block of a message's content; empty where
+// that is a text.
+func firstBlock(content []byte) (kind string) {
+	if len(content) == 0 || content[0] != '[' {
+		return ""
+	}
+	s := newSource(content)
+	s.list(func(i int) {
+		if i > 0 {
+			s.skip()
+			return
+		}
+		s.object(func(name []byte) {
+			if string(name) == "type" {
+				kind = s.string()
+				return
+			}
+			s.skip()
+		})
+	})
+	return kind
+}
+
+func withoutThinking(body []byte) []byte {
+	var n native
+	return n.members(newSource(body), func(name string, value []byte) []byte {
+		if name == "thinking" {
+			return nil
+		}
+		return value
+	})
+}
+
+// mayHoldSeal says whether an envelope of ours can be in a piece of JSON.
+func mayHoldSeal(raw []byte) bool {
+	return bytes.Contains(raw, []byte(sealMark)) || bytes.Contains(raw, []byte(sealMarkBytes))
 }
 
 // native copies a body and leaves out envelopes.
@@ -49,7 +137,7 @@ func (n *native) member(which string, element func(raw []byte) []byte) {
 	})
 }
 
-// members copies an object, each value as change returns it: nil for not at all.
+// members copies an object, each value as change returns it; nil leaves it out.
 func (n *native) members(s *source, change func(name string, value []byte) []byte) []byte {
 	var w writer
 	w.open('{')
@@ -75,7 +163,7 @@ func (n *native) elements(list []byte, change func(raw []byte) []byte) []byte {
 	w.open('[')
 	s.list(func(int) {
 		raw := s.raw()
-		if raw != nil && bytes.Contains(raw, []byte(sealMark)) {
+		if raw != nil && mayHoldSeal(raw) {
 			raw = change(raw)
 		} else if raw == nil {
 			raw = []byte("null")
@@ -96,7 +184,7 @@ func sealedMember(raw []byte, names ...string) bool {
 		word := camel(name)
 		for _, want := range names {
 			if word == want && s.next() == '"' {
-				found = strings.HasPrefix(s.string(), sealMark) || found
+				found = strings.HasPrefix(plainEnvelope(s.string()), sealMark) || found
 				return
 			}
 		}
@@ -178,10 +266,17 @@ func (n *native) chatMessage(raw []byte) []byte {
 			return value
 		})
 	}
+	// With the sealed thoughts of others go their words, which few services know.
+	foreign := false
+	s := newSource(raw)
+	s.object(func(name []byte) {
+		is := string(name) == "reasoning_opaque"
+		foreign = bytes.Contains(s.raw(), []byte(sealMark)) && is || foreign
+	})
+	n.changed = n.changed || foreign
 	return n.members(newSource(shorten(raw, "tool_call_id")), func(name string, value []byte) []byte {
 		switch {
-		case name == "reasoning_opaque" && bytes.Contains(value, []byte(sealMark)):
-			n.changed = true
+		case foreign && (name == "reasoning_opaque" || name == "reasoning_content"):
 			return nil
 		case name == "tool_calls" && len(value) > 0 && value[0] == '[':
 			return n.elements(value, func(call []byte) []byte { return shorten(call, "id") })

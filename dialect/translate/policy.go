@@ -130,7 +130,7 @@ var rules = [features]rule{
 	mcpServers:        {"MCP servers", [4]verdict{refuse, refuse, carry, refuse}},
 	thread:            {"thread kept by the service", [4]verdict{refuse, refuse, carry, refuse}},
 	contextManagement: {"context management", [4]verdict{drop, drop, carry, drop}},
-	audioOut:          {"spoken answers", [4]verdict{carry, refuse, refuse, refuse}},
+	audioOut:          {"spoken answers", [4]verdict{refuse, refuse, refuse, refuse}},
 	imageOut:          {"painted answers", [4]verdict{refuse, refuse, refuse, carry}},
 	prediction:        {"prediction", [4]verdict{carry, drop, drop, drop}},
 	webSearchOptions:  {"web search options", [4]verdict{carry, refuse, refuse, refuse}},

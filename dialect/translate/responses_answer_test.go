@@ -582,12 +582,12 @@ func TestEncodeResponses(t *testing.T) {
 		{
 			name:   "blocks are parts of one message, with something in between of two",
 			events: []Event{start, say(TextPiece, "a"), {Kind: BlockEnd}, say(TextPiece, "b"), say(RefusalPiece, "No"), say(ThoughtPiece, "hm"), {Kind: BlockEnd}, {Kind: BlockEnd}, say(TextPiece, "c"), finish(Declined)},
-			output: `message completed [output_text a, output_text b, refusal No]; reasoning [summary_text hm]; message completed [output_text c]`,
+			output: `message completed [output_text a, output_text b, refusal No]; reasoning [summary_text hm] fw1.n.dXA..; message completed [output_text c]`,
 		},
 		{
 			name:   "thoughts with and without words are sealed",
 			events: []Event{start, say(ThoughtPiece, "h"), say(ThoughtPiece, "m"), {Kind: Sealed, State: sealed}, {Kind: Sealed, State: sealed}, say(ThoughtPiece, "two"), say(TextPiece, "x"), {Kind: Sealed, State: sealed}, finish(Stop)},
-			output: `reasoning [summary_text hm] fw1.r.dXA..c2ln; reasoning [] fw1.r.dXA..c2ln; reasoning [summary_text two]; message completed [output_text x]; reasoning [] fw1.r.dXA..c2ln`,
+			output: `reasoning [summary_text hm] fw1.r.dXA..c2ln; reasoning [] fw1.r.dXA..c2ln; reasoning [summary_text two] fw1.n.dXA..; message completed [output_text x]; reasoning [] fw1.r.dXA..c2ln`,
 		},
 		{
 			name: "calls that overlap", events: []Event{start, say(TextPiece, "x"), call(0, "c0"), call(1, "c1"), args(1, `{"b`), args(0, `{"a":1}`), args(1, `":2}`), end(1), end(0), finish(Calls)},

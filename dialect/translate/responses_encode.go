@@ -337,6 +337,9 @@ func (e *responsesEncoder) done(it *responsesSaid, status string) {
 	} else {
 		e.argued(it, status)
 	}
+	if it.kind == Thought && it.sealed == "" {
+		it.sealed = e.a.sealedOrMarked(State{})
+	}
 	it.open, it.status = false, status
 	e.frame("response.output_item.done", func(w *writer) {
 		w.intMember("output_index", int64(it.index))

@@ -1,6 +1,9 @@
 package translate
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // strictSchema says whether a schema is within what OpenAI's strict mode takes:
 // objects without further members, all of whose members are required.
@@ -51,4 +54,56 @@ func strictNode(s *source, depth int) bool {
 		strict = strict && required[m]
 	}
 	return strict && (!object || closed)
+}
+
+// closedSchema is a schema whose objects say that they have no further members,
+// where they say nothing of them: Messages refuses answers of open objects, and
+// what fits the closed schema fits the open one.
+func closedSchema(schema []byte) []byte {
+	s := newSource(schema)
+	var w writer
+	closeNode(s, &w, 0)
+	if s.err != nil {
+		return schema
+	}
+	return w.b
+}
+
+func closeNode(s *source, w *writer, depth int) {
+	if depth > maxStrict || s.next() != '{' {
+		w.raw(s.raw())
+		return
+	}
+	object, said := false, false
+	w.open('{')
+	s.object(func(name []byte) {
+		word := string(name)
+		w.escapedName(word)
+		switch word {
+		case "properties", "$defs", "definitions":
+			object = object || word == "properties"
+			w.open('{')
+			s.object(func(name []byte) {
+				w.escapedName(string(name))
+				closeNode(s, w, depth+1)
+			})
+			w.shut('}')
+		case "anyOf":
+			w.open('[')
+			s.list(func(int) { closeNode(s, w, depth+1) })
+			w.shut(']')
+		case "items":
+			closeNode(s, w, depth+1)
+		default:
+			raw := s.raw()
+			object = object || word == "type" && bytes.Contains(raw, []byte(`"object"`))
+			said = said || word == "additionalProperties"
+			w.raw(raw)
+		}
+	})
+	if object && !said {
+		w.name("additionalProperties")
+		w.literal("false")
+	}
+	w.shut('}')
 }

@@ -171,8 +171,9 @@ func (x *exchange) answer(q *request) (a answer) {
 
 var refused = map[string]any{"type": "refusal", "category": "cyber", "explanation": "This request was refused."}
 
+// say says words; not blanks alone, which the service would not take back.
 func (a *answer) say(t *mock.Tokens, words []string) {
-	if len(words) > 0 && strings.Join(words, "") != "" {
+	if strings.TrimSpace(strings.Join(words, "")) != "" {
 		a.content = append(a.content, said{kind: "text", pieces: words})
 	}
 	t.Output += int64(len(words))

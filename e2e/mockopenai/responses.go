@@ -14,7 +14,7 @@ import (
 )
 
 var responseFields = fields{
-	"access_programs": list, "background": boolean, "context_management": list, "conversation": anything, "include": list,
+	"access_programs": list, "background": boolean, "client_metadata": structure, "context_management": list, "conversation": anything, "include": list,
 	"input": anything, "instructions": text, "max_output_tokens": integer, "max_tool_calls": integer, "metadata": structure,
 	"model": text, "moderation": anything, "parallel_tool_calls": boolean, "previous_response_id": text, "prompt": structure,
 	"prompt_cache_key": text, "prompt_cache_options": structure, "prompt_cache_retention": text, "reasoning": structure,
