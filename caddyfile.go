@@ -286,7 +286,7 @@ func (p *parser) upstream(h *Handler) error {
 func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 	labels := map[string]bool{}
 	aliases := map[string]bool{}
-	var weighted, transport func(string, ...any) error
+	var weighted, transport, identity func(string, ...any) error
 	here := p.at()
 	for nesting := p.Nesting(); p.NextBlock(nesting); {
 		name := p.Val()
@@ -344,11 +344,17 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 			transport = p.at()
 			err = p.transport(u)
 		default:
+			if name == kind.Identity {
+				identity = p.at()
+			}
 			err = p.option(u, kind, name)
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if identity != nil && len(u.Keys) > 0 {
+		return identity("%s", keysBeside(kind.Identity))
 	}
 	if weighted != nil && u.LBPolicy != "" {
 		if _, err := parsePolicy(u.LBPolicy, true); err != nil {
@@ -362,6 +368,12 @@ func (p *parser) upstreamBlock(u *Upstream, kind provider.Kind) error {
 		return here("upstream %s: a key is missing; write one: key %s<name>", u.Provider, provider.SignInPrefix)
 	}
 	return u.refused(kind, here)
+}
+
+// keysBeside says that an upstream has both keys and the option that stands in their
+// place.
+func keysBeside(option string) error {
+	return fmt.Errorf("%s: it authenticates in the place of keys; leave out either this line or the key lines", option)
 }
 
 func speaksTLS(transport json.RawMessage) bool {
@@ -539,13 +551,13 @@ func (p *parser) option(u *Upstream, kind provider.Kind, name string) error {
 		if err != nil {
 			return err
 		}
-		if len(args) == 0 || slices.Contains(args, "") {
+		if len(args) == 0 && name != kind.Identity || slices.Contains(args, "") {
 			return p.Errf("%s: a value is missing, perhaps because an environment variable is not set", name)
 		}
 		if u.Options == nil {
 			u.Options = map[string][]string{}
 		}
-		u.Options[name] = args
+		u.Options[name] = append([]string{}, args...) // not null where nothing follows
 		return nil
 	}
 	for _, other := range provider.Names() {

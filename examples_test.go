@@ -38,6 +38,7 @@ func forReaders(t *testing.T) {
 	for name, value := range map[string]string{
 		"OPENAI_KEY": "sk-upstream-one", "OPENAI_KEY_1": "sk-upstream-one", "OPENAI_KEY_2": "sk-upstream-two",
 		"ANTHROPIC_KEY_1": "sk-upstream-one", "ANTHROPIC_KEY_2": "sk-upstream-two", "GEMINI_KEY": "sk-upstream-gemini",
+		"AZURE_KEY_1": "sk-upstream-one", "AZURE_KEY_2": "sk-upstream-two", "AZURE_CLIENT_SECRET": "sk-upstream-entra",
 		"OPENAI_KEY_EU": "sk-upstream-three", "REDIS_PASSWORD": "redis-password", "VLLM_KEY": "sk-upstream-vllm",
 		"OLLAMA_KEY": "sk-upstream-ollama", "OPENROUTER_KEY_1": "sk-upstream-one", "OPENROUTER_KEY_2": "sk-upstream-two",
 		"DEEPSEEK_KEY": "sk-upstream-deepseek", "GROQ_KEY": "sk-upstream-groq", "MISTRAL_KEY": "sk-upstream-mistral", "XAI_KEY": "sk-upstream-xai",
@@ -438,6 +439,46 @@ func TestAnthropicExample(t *testing.T) {
 	}
 	if r := g.usage("by=client"); r.Sum.Requests != 2 || r.Sum.Input != 20 || r.Sum.Output != 10 {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestAzureExample(t *testing.T) {
+	forReaders(t)
+	east, europe := newUpstream(t), newUpstream(t)
+	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	loadExample(t, g, "azure", "http://localhost:8080 {", "http://"+g.addr+" {",
+		"https://contoso-east.openai.azure.com", east.URL, "https://contoso-europe.openai.azure.com", europe.URL,
+		// Entra ID is not this test's: see e2e.
+		"entra contoso.onmicrosoft.com 11111111-2222-3333-4444-555555555555 {env.AZURE_CLIENT_SECRET}", "key {env.AZURE_KEY_1}")
+	sent := func(u *upstream, uri, header, model string) {
+		t.Helper()
+		calls := u.calls()
+		if len(calls) == 0 {
+			t.Fatalf("nothing was sent to %s", uri)
+		}
+		c := calls[len(calls)-1]
+		if c.uri != uri || !strings.HasPrefix(c.header.Get(header), "sk-upstream-") || c.header.Get("Authorization") != "" || !strings.Contains(c.body, `"model":"`+model+`"`) {
+			t.Errorf("%+v", c)
+		}
+	}
+	g.chat(helloTo("gpt-5"), asAlice)
+	sent(east, "/openai/v1/chat/completions", "Api-Key", "prod-gpt-5")
+	// A client of Azure's finds the same behind its own paths.
+	if a := g.do("POST", "/openai/deployments/gpt-5/chat/completions?api-version=2024-10-21", helloTo("gpt-5"), "api-key: "+aliceKey); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	sent(east, "/openai/v1/chat/completions", "Api-Key", "prod-gpt-5")
+	if a := g.do("POST", "/v1/messages", `{"model":"claude-sonnet-4-5","max_tokens":9,"messages":[{"role":"user","content":"Hello"}]}`, asAlice); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	sent(east, "/anthropic/v1/messages", "X-Api-Key", "prod-claude-sonnet-4-5")
+	east.Close()
+	g.chat(helloTo("gpt-5"), asAlice)
+	sent(europe, "/openai/deployments/eu-gpt-5/chat/completions?api-version=2025-04-01-preview", "Api-Key", "eu-gpt-5")
+	var list struct{ Data []struct{ ID string } }
+	if err := json.Unmarshal([]byte(g.do("GET", "/v1/models", "", asAlice).body), &list); err != nil || len(list.Data) != 4 {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 

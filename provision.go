@@ -176,13 +176,15 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 		if !slices.Contains(kind.Options, name) {
 			return fmt.Errorf("%s is no option of the provider %s", name, u.Provider)
 		}
-		for _, a := range args {
-			v, err := resolve(a)
-			if err != nil {
+		config.Options[name] = make([]string, len(args))
+		for i, a := range args {
+			if config.Options[name][i], err = resolve(a); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			config.Options[name] = append(config.Options[name], v)
 		}
+	}
+	if _, ok := config.Options[kind.Identity]; ok && len(u.Keys) > 0 {
+		return keysBeside(kind.Identity)
 	}
 	if kind.Keyless && len(u.Keys) > 0 {
 		return fmt.Errorf("the provider %s takes no keys", u.Provider)
@@ -273,6 +275,9 @@ func (u *Upstream) provisionKeys(h *Handler, up *relay.Upstream, kind provider.K
 	keys := u.Keys
 	if len(keys) == 0 {
 		keys = []Key{{Label: "none"}}
+		if _, ok := u.Options[kind.Identity]; ok {
+			keys[0].Label = kind.Identity
+		}
 	}
 	pool := keypool.Config{
 		Name: u.Name, Identity: u.Provider + " " + u.Name + " " + u.BaseURL,

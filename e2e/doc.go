@@ -7,6 +7,7 @@
 //	mockanthropic   the one that answers as Anthropic's does
 //	mockgemini      the one that answers as Google's does
 //	mockcopilot     GitHub Copilot, and GitHub as far as it gives access to it
+//	mockazure       the door of Azure's in front of the first two
 //	calls           what tables of SDK calls share
 //	openaicalls     what an application does with OpenAI's SDK
 //	anthropiccalls  with Anthropic's

@@ -262,6 +262,9 @@ type Kind struct {
 	NeedsURL bool
 	// NeedsKey says that nothing is served without a key.
 	NeedsKey bool
+	// Identity is the option that authenticates in the place of keys: it may stand
+	// without a value, and with it no key is taken. Empty if there is none.
+	Identity string
 	// SignsIn says that a key may be signin:<name>.
 	SignsIn bool
 	// FirstByte is how long the header of an answer may take where the configuration
@@ -335,6 +338,9 @@ func parseBase(raw, segment string) (*url.URL, error) {
 		u = u.JoinPath(segment)
 	}
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	if u.Path == "" {
+		u.Path = "/" // what is joined to an empty path would have no slash before it
+	}
 	return u, nil
 }
 

@@ -146,6 +146,9 @@ var olderFixes = []dialect.Fix{
 // Loading a model can take this long before anything is answered.
 const loading = 15 * time.Minute
 
+// openAIFamilies are how the names of OpenAI's models begin.
+var openAIFamilies = []string{"gpt-", "o1", "o3", "o4", "chatgpt-", "text-embedding-", "dall-e-", "whisper-", "tts-", "omni-moderation", "davinci", "babbage", "codex-"}
+
 // vendors are the kinds of upstream that are only data. docs/providers.md says the
 // same for people, and TestVendors holds each row to what its service was seen, or
 // says, to do.
@@ -157,7 +160,7 @@ var vendors = []vendor{
 	{
 		name: "openai", baseURL: "https://api.openai.com/v1", original: true,
 		speaks:   []string{"chat", "responses", "completions", "embeddings", "images", "audio", "moderations", "rerank"},
-		families: []string{"gpt-", "o1", "o3", "o4", "chatgpt-", "text-embedding-", "dall-e-", "whisper-", "tts-", "omni-moderation", "davinci", "babbage", "codex-"},
+		families: openAIFamilies,
 		refusals: openAIRefusals,
 		options:  map[string]string{"organization": "OpenAI-Organization", "project": "OpenAI-Project"},
 	},

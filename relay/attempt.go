@@ -180,15 +180,16 @@ func reader(body []byte, in *room) io.ReadCloser {
 	return in.reader(body)
 }
 
-// upstreamQuery is the client's query without its credential.
+// upstreamQuery is the client's query without its credential, and without the version
+// that Azure's clients name: which one an upstream has is written in the file.
 func upstreamQuery(raw string) string {
-	if !strings.Contains(raw, "key") && !strings.Contains(raw, "%") {
+	if !strings.Contains(raw, "key") && !strings.Contains(raw, "api-version") && !strings.Contains(raw, "%") {
 		return raw
 	}
 	kept := make([]string, 0, 4)
 	for p := range strings.SplitSeq(raw, "&") {
 		name, _, _ := strings.Cut(p, "=")
-		if name, err := url.QueryUnescape(name); err != nil || name == "key" {
+		if name, err := url.QueryUnescape(name); err != nil || name == "key" || name == "api-version" {
 			continue
 		}
 		kept = append(kept, p)

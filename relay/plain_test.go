@@ -248,11 +248,13 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// The client's credential stays here, however its name is spelled.
+// The client's credential stays here, however its name is spelled, and so does the
+// version that Azure's clients name.
 func TestUpstreamQuery(t *testing.T) {
 	for raw, want := range map[string]string{
 		"": "", "beta=true": "beta=true", "key=x": "", "%6bey=x": "", "k%65y=x": "", "alt=sse&key=x&a=b": "alt=sse&a=b",
 		"monkey=1&key=x": "monkey=1", "key": "", "a=%zz": "a=%zz", "%zz=a": "", "keys=1": "keys=1", "a=key=b": "a=key=b", "a=%20": "a=%20",
+		"api-version=2024-10-21": "", "include=x&%61pi-version=v": "include=x", "my-api-version=1": "my-api-version=1",
 	} {
 		if got := upstreamQuery(raw); got != want {
 			t.Errorf("%s: %q, want %q", raw, got, want)

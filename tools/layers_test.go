@@ -46,6 +46,8 @@ var layers = map[string]layer{
 // reserved are the libraries, by the start of their paths, that only the layers
 // named may import, be it by way of another library.
 var reserved = map[string][]string{
+	"github.com/Azure/":       {"provider"},
+	"github.com/AzureAD/":     {"provider"},
 	"github.com/caddyserver/": {"", "cmd"},
 	"github.com/redis/":       {"usage/redisstore"},
 	"go.etcd.io/bbolt":        {"usage/boltstore"},

@@ -40,6 +40,7 @@ var (
 		"mockanthropic": mockProgram("mockanthropic"),
 		"mockgemini":    mockProgram("mockgemini"),
 		"mockcopilot":   mockProgram("mockcopilot"),
+		"mockazure":     mockProgram("mockazure"),
 	}
 )
 

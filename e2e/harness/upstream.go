@@ -38,6 +38,9 @@ func StartGemini(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "
 // StartCopilot starts a mock of GitHub Copilot and of GitHub.
 func StartCopilot(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockcopilot") }
 
+// StartAzure starts a mock of a resource of Azure's.
+func StartAzure(t testing.TB) *Upstream { t.Helper(); return startUpstream(t, "mockazure") }
+
 func startUpstream(t testing.TB, name string, args ...string) *Upstream {
 	t.Helper()
 	path, err := mocks[name]()
