@@ -422,8 +422,11 @@ func storeOf(ctx context.Context, dir string, who ledger.Identity) (*books, erro
 		}
 	}
 	for _, b := range list {
-		if found == nil && who.Genesis != "" {
-			if g, err := b.store.Hello(ctx, who.Stream); err == nil && g.Genesis == who.Genesis {
+		if found == nil {
+			// A store that has counted some of the log knows its name, also where the
+			// log's process died before it took down the store's.
+			g, err := b.store.Hello(ctx, who.Stream)
+			if err == nil && (g.Known || who.Genesis != "" && g.Genesis == who.Genesis) {
 				found = b
 			}
 		}
