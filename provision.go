@@ -178,9 +178,11 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 		}
 		config.Options[name] = make([]string, len(args))
 		for i, a := range args {
-			if config.Options[name][i], err = resolve(a); err != nil {
+			v, err := resolve(a)
+			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
+			config.Options[name][i] = strings.TrimSpace(v) // files end in a new line
 		}
 	}
 	if _, ok := config.Options[kind.Identity]; ok && len(u.Keys) > 0 {
@@ -222,6 +224,7 @@ func (u *Upstream) provision(ctx caddy.Context, h *Handler) error {
 	if err := u.provisionKeys(h, up, kind); err != nil {
 		return err
 	}
+	u.watchIdentity(h, up, kind, config)
 	if len(u.Models) == 0 || kind.ByModel || slices.ContainsFunc(up.Models, func(p access.Pattern) bool { return !p.Literal() }) {
 		up.Catalog = h.living.catalog(u.Provider + " " + u.Name + " " + config.BaseURL + " " + strings.Join(up.KeyIDs, " "))
 	}
@@ -332,6 +335,27 @@ func (u *Upstream) provisionKeys(h *Handler, up *relay.Upstream, kind provider.K
 	}
 	up.Pool = keypool.New(pool)
 	return nil
+}
+
+// watchIdentity sees to it that a secret of the option in the place of keys is read
+// again when its file changes, as keys are.
+func (u *Upstream) watchIdentity(h *Handler, up *relay.Upstream, kind provider.Kind, c provider.Config) {
+	for i, a := range u.Options[kind.Identity] {
+		if !inFile(a) {
+			continue
+		}
+		words := c.Options[kind.Identity]
+		h.secrets = append(h.secrets, &fileSecret{config: a, now: provider.NewSecret(words[i]), set: func(s provider.Secret) {
+			words[i] = s.Reveal()
+			made, err := kind.New(c)
+			if err != nil {
+				h.logger.Warn("a secret that was read again is of no use", zap.String("upstream", u.Name), zap.Error(u.unresolved(err, &c)))
+				return
+			}
+			up.Credentials[0].Set(made.Credential(provider.Secret{}))
+			_ = up.Pool.Reset(kind.Identity) // what was known is about another secret
+		}})
+	}
 }
 
 // checkSignIn says what is wrong with a key that stands for a sign-in.

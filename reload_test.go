@@ -298,6 +298,56 @@ func TestHealthSurvivesReload(t *testing.T) {
 	}
 }
 
+// So is a secret that stands in the place of keys: one that has expired is mended
+// by a new file.
+func TestIdentitySecretsInFilesAreReadAgain(t *testing.T) {
+	var service *httptest.Server
+	service = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		at := service.URL + "/contoso.example"
+		switch secret := r.PostFormValue("client_secret"); {
+		case strings.HasSuffix(r.URL.Path, "/openid-configuration"):
+			fmt.Fprintf(w, `{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, at+"/v2.0", at+"/authorize", at+"/oauth2/v2.0/token")
+		case strings.HasSuffix(r.URL.Path, "/token") && secret != "entra-second":
+			w.WriteHeader(401)
+			fmt.Fprintf(w, `{"error":"invalid_client","error_description":"AADSTS7000222: %s is expired."}`, secret)
+		case strings.HasSuffix(r.URL.Path, "/token"):
+			io.WriteString(w, `{"token_type":"Bearer","expires_in":3600,"access_token":"token-of-second"}`)
+		case r.Header.Get("Authorization") != "Bearer token-of-second":
+			w.WriteHeader(401)
+		default:
+			io.WriteString(w, `{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`)
+		}
+	}))
+	defer service.Close()
+	t.Setenv("AZURE_AUTHORITY_HOST", service.URL)
+	file := filepath.Join(t.TempDir(), "secret")
+	write := func(secret string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("entra-first")
+	g := start(t, site{block: "upstream azure {\nbase_url " + service.URL + "\nentra contoso.example app-1 {file." + file + "}\nmodels gpt-5\ntransport http {\ntls_insecure_skip_verify\n}\n}\nclient alice {\nkey " + aliceKey + "\n}"})
+	if a := g.do("POST", chatPath, helloTo("gpt-5"), asAlice); a.status != 502 {
+		t.Errorf("with a secret that has expired: status %d: %s", a.status, a.body)
+	}
+	h := generations.handlers()[0]
+	write("short")
+	h.readSecrets()
+	write("entra-second")
+	h.readSecrets()
+	if a := g.do("POST", chatPath, helloTo("gpt-5"), asAlice); a.status != 200 {
+		t.Errorf("with another: status %d: %s", a.status, a.body)
+	}
+	for _, s := range []string{"entra-first", "entra-second", "token-of-second"} {
+		if strings.Contains(g.logged(), s) {
+			t.Errorf("the log has %s", s)
+		}
+	}
+}
+
 // Secrets in files are read again.
 func TestSecretsInFilesAreReadAgain(t *testing.T) {
 	u := newUpstream(t)

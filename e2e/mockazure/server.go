@@ -428,12 +428,17 @@ func (d *decorated) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		event := d.held[:i+2]
-		if !d.told && bytes.Contains(event, []byte(`"finish_reason":"`)) {
-			d.told = true
+		// The filter is not done when the text is.
+		verdict := !d.told && bytes.Contains(event, []byte(`"finish_reason":"`))
+		if verdict {
 			io.WriteString(d.ResponseWriter, asyncChunk)
 		}
 		if _, err := d.ResponseWriter.Write(event); err != nil {
 			return 0, err
+		}
+		if verdict {
+			io.WriteString(d.ResponseWriter, asyncChunk)
+			d.told = true
 		}
 		d.held = d.held[i+2:]
 	}
