@@ -104,23 +104,26 @@ func (g *Gateway) TryStart(t testing.TB) error {
 	// The certificate is of no interest here, and perhaps not there yet.
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: g.host()}}}
 	defer client.CloseIdleConnections()
-	return g.proc.wait("healthy", func() error {
-		req, err := http.NewRequest("GET", g.onLoopback()+"/floway/health", nil)
-		if err != nil {
-			return err
-		}
-		req.Host = g.hostPort()
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("GET /floway/health: %s: %s", resp.Status, body)
-		}
-		return nil
-	})
+	return g.proc.wait("healthy", func() error { return g.healthy(client) })
+}
+
+// healthy asks the gateway whether it is ready.
+func (g *Gateway) healthy(client *http.Client) error {
+	req, err := http.NewRequest("GET", g.onLoopback()+"/floway/health", nil)
+	if err != nil {
+		return err
+	}
+	req.Host = g.hostPort()
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET /floway/health: %s: %s", resp.Status, body)
+	}
+	return nil
 }
 
 // program is the path of the gateway's program.
@@ -209,7 +212,29 @@ func (g *Gateway) Reload(t testing.TB, c Config) error {
 	env, program := g.config.Env, g.config.Program
 	g.config = c
 	g.config.Env, g.config.Program = env, program
+	g.settle(t)
 	return nil
+}
+
+// settle waits until the former configuration's server takes no connections any
+// more. Until then it may take one and close it at once: Caddy's two servers share
+// the socket while one follows the other.
+func (g *Gateway) settle(t testing.TB) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, ServerName: g.host()},
+	}}
+	deadline := time.Now().Add(20 * time.Second)
+	for well := 0; well < 10; {
+		err := g.healthy(client)
+		if well++; err == nil {
+			continue
+		}
+		if well = 0; time.Now().After(deadline) {
+			t.Fatalf("after a reload: %v", err)
+		}
+	}
 }
 
 // Kill ends the gateway as a crash would.
