@@ -202,3 +202,27 @@ func TestCataloguesWithoutNetwork(t *testing.T) {
 		t.Errorf("not ready: %d %s", a.status, a.body)
 	}
 }
+
+// A service that does not tell what it has is served like any other, and its keys
+// cannot be tried for nothing.
+func TestServiceWithoutList(t *testing.T) {
+	u := newUpstream(t)
+	g := start(t, site{block: "upstream perplexity {\nbase_url " + u.URL + "\nkey sk-upstream-0123456789\n}\n" + alice})
+	g.chat(helloTo("sonar-pro"), asAlice)
+	if c := u.calls(); len(c) != 1 || c[0].uri != "/chat/completions" {
+		t.Errorf("%+v", c)
+	}
+	eventually(t, func() error {
+		if a := g.ask("GET", "/floway/models"); !strings.Contains(a.body, `"listed_models":0,"fetched":`) {
+			return fmt.Errorf("%s", a.body)
+		}
+		return nil
+	})
+	out, err := caddyProgram(t, "floway", "check", "--address="+g.admin)
+	if err != nil || !strings.Contains(out, "perplexity key1: not tried: ") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if strings.Contains(g.logged(), "model list not fetched") {
+		t.Error("a list was missed that does not exist")
+	}
+}

@@ -148,14 +148,14 @@ func reset(t *testing.T, g *harness.Gateway, upstreams ...string) {
 	}
 }
 
-// An account that fails, a seat of Copilot whose month is used up, and a third that
-// serves: each takes the place of the one before, for the SDKs of both.
+// An account at Azure that fails, a seat of Copilot whose month is used up, and one
+// at Anthropic: each takes the place of the one before, for the SDKs of both.
 func TestMixedAccounts(t *testing.T) {
-	first, hub, third := harness.StartOpenAI(t), harness.StartCopilot(t), harness.StartAnthropic(t)
+	first, hub, third := harness.StartAzure(t), harness.StartCopilot(t), harness.StartAnthropic(t)
 	gateway := harness.StartGateway(t, harness.Config{
 		Floway: `
-		upstream openai {
-			base_url FIRST/v1
+		upstream azure {
+			base_url FIRST
 			key {env.UPSTREAM_1} as k1
 			models mock-*
 		}
@@ -169,7 +169,7 @@ func TestMixedAccounts(t *testing.T) {
 			models mock-mini
 		}
 		route smart {
-			to openai/mock-chat
+			to azure/mock-chat
 			to copilot/gpt-5-mock
 			to anthropic/mock-mini
 		}` + clients + embedded,
@@ -193,7 +193,7 @@ func TestMixedAccounts(t *testing.T) {
 			}
 		}
 		served := map[string]int{}
-		for name, u := range map[string]*harness.Upstream{"openai": first, "anthropic": third} {
+		for name, u := range map[string]*harness.Upstream{"azure": first, "anthropic": third} {
 			for _, e := range u.Quiet(t) {
 				if e.Outcome == mock.Full {
 					served[name]++
@@ -209,7 +209,7 @@ func TestMixedAccounts(t *testing.T) {
 			t.Errorf("served by %v, want %s", served, want)
 		}
 	}
-	serves("openai")
+	serves("azure")
 	if err := first.Script(mock.Rule{Behavior: mock.Behavior{Status: 503}}); err != nil {
 		t.Fatal(err)
 	}
@@ -221,6 +221,6 @@ func TestMixedAccounts(t *testing.T) {
 	if err := first.Script(); err != nil {
 		t.Fatal(err)
 	}
-	reset(t, gateway, "openai")
-	serves("openai")
+	reset(t, gateway, "azure")
+	serves("azure")
 }

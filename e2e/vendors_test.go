@@ -85,8 +85,12 @@ func completion(ctx context.Context, c *openai.Client, p openai.ChatCompletionNe
 	s := c.Chat.Completions.NewStreaming(ctx, p)
 	defer s.Close()
 	for s.Next() {
-		if !all.AddChunk(s.Current()) {
-			return nil, fmt.Errorf("a chunk does not fit: %s", s.Current().RawJSON())
+		chunk := s.Current()
+		if chunk.ID == "" {
+			continue // of Azure's filter: the accumulator takes it for another answer's
+		}
+		if !all.AddChunk(chunk) {
+			return nil, fmt.Errorf("a chunk does not fit: %s", chunk.RawJSON())
 		}
 	}
 	if err := s.Err(); err != nil {
