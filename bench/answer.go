@@ -43,6 +43,8 @@ type expectation struct {
 	usage   bool // the request asked for usage in the stream
 	chunks  int
 	lagging bool // note the lag of each chunk
+	// messages: the answer is one of Messages, made of the mock's.
+	messages bool
 }
 
 // read reads one answer. After an error the connection is of no use.
@@ -62,9 +64,14 @@ func (a *answerReader) read(e *expectation) (arrival, error) {
 		return arrival{}, fmt.Errorf("stream is %t, asked for %t", h.stream, e.stream)
 	}
 	var at arrival
-	if e.stream {
+	switch {
+	case e.messages && e.stream:
+		at, err = a.readMessageStream(h, e)
+	case e.messages:
+		at, err = a.readMessage(h, e)
+	case e.stream:
 		at, err = a.readStream(h, e)
-	} else {
+	default:
 		at, err = a.readAnswer(h, e)
 	}
 	if err == nil && a.conn.Buffered() > 0 {

@@ -33,10 +33,10 @@ type taken struct {
 	lag       []time.Duration // from the upstream's write of a later chunk to its arrival
 }
 
-// run loads addr for one round. answered counts every right answer, those of
+// run loads addr for one round, by clients of Messages or of the mock's own dialect. answered counts every right answer, those of
 // the warm-up included. before is called when all connections are warm, and the
 // round is measured from there. The first wrong answer ends the round.
-func (r *round) run(ctx context.Context, addr string, answered *atomic.Int64, before func() error) (*taken, error) {
+func (r *round) run(ctx context.Context, addr string, messages bool, answered *atomic.Int64, before func() error) (*taken, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	conns := make([]*conn, r.scenario.conns)
@@ -48,7 +48,7 @@ func (r *round) run(ctx context.Context, addr string, answered *atomic.Int64, be
 		}
 	}()
 	for i := range conns {
-		c, err := dial(addr, clientKey(rand.IntN(r.clients)), r.scenario)
+		c, err := dial(addr, clientKey(rand.IntN(r.clients)), r.scenario, messages)
 		if err != nil {
 			return nil, err
 		}
@@ -140,7 +140,8 @@ type request struct {
 	expect    expectation
 }
 
-func dial(addr, key string, s *scenario) (*conn, error) {
+// dial connects a client; messages says that it is one of Messages.
+func dial(addr, key string, s *scenario, messages bool) (*conn, error) {
 	nc, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
 		return nil, err
@@ -151,6 +152,10 @@ func dial(addr, key string, s *scenario) (*conn, error) {
 		nonces:  rand.NewPCG(rand.Uint64(), rand.Uint64()),
 		main:    newRequest(addr, key, s.messages, s.script, s.stream, s.askUsage),
 		warm:    newRequest(addr, key, smallMessages, script{}, false, false),
+	}
+	if messages {
+		c.main = newMessagesRequest(addr, key, s.messages, s.script, s.stream)
+		c.warm = newMessagesRequest(addr, key, smallMessages, script{}, false)
 	}
 	if s.sessions {
 		c.main.nameSession()

@@ -312,7 +312,7 @@ func (s *system) turn(ctx context.Context, r *round, mock, cores int, before fun
 		m[i] = math.NaN()
 	}
 	var at mark
-	t, err := r.run(ctx, s.addr, &s.answered, func() (err error) {
+	t, err := r.run(ctx, s.addr, s.messages, &s.answered, func() (err error) {
 		if before != nil {
 			before()
 		}

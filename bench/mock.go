@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -93,7 +94,11 @@ func (m *mock) chat(w http.ResponseWriter, r *http.Request, plan failing) {
 		return
 	}
 	received := time.Now().UnixNano()
-	q, err := parseRequest(body)
+	parse := parseRequest
+	if bytes.Contains(body, []byte(nonceMark)) {
+		parse = parseTranslated
+	}
+	q, err := parse(body)
 	if err != nil {
 		m.refuse(w, http.StatusBadRequest, "bad_request", err.Error())
 		return

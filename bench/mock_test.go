@@ -78,7 +78,7 @@ func TestLoadAgainstMock(t *testing.T) {
 		{name: "stream", messages: smallMessages, stream: true, askUsage: true, script: testScript},
 		{name: "stream without usage", messages: smallMessages, stream: true, script: testScript},
 	} {
-		c, err := dial(addr, clientKey(1), &s)
+		c, err := dial(addr, clientKey(1), &s, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +118,7 @@ func TestRoundFailsOnWrongAnswer(t *testing.T) {
 		srv.CloseClientConnections()
 		return nil
 	}
-	if _, err := r.run(context.Background(), addr, &answered, before); err == nil {
+	if _, err := r.run(context.Background(), addr, false, &answered, before); err == nil {
 		t.Error("a round over broken connections passed")
 	}
 	if n := answered.Load(); n != 4 {

@@ -97,6 +97,17 @@ var scenarios = []scenario{
 		targets: []target{atMost(cpuPerAnswer, 1.05)},
 	},
 	{
+		name: "translate", about: "chat of 40 messages, 200 KB in, 1 KB out, asked as it is and translated from Messages",
+		conns: 16, messages: textMessages, systems: "floway-off,floway-messages",
+		targets: []target{{"floway-messages", "floway-off", cpuPerAnswer, true, 3, 0}},
+	},
+	{
+		name: "translate-stream", about: "streams of 100 chunks at once, passed on and translated into Messages",
+		conns: 32, messages: smallMessages, stream: true, askUsage: true, systems: "floway-off,floway-messages",
+		script:  script{chunks: 100},
+		targets: []target{{"floway-messages", "floway-off", cpuPerAnswer, true, 3, 0}},
+	},
+	{
 		name: "image", about: "chat with an image, 1 MB in, 1 KB out",
 		conns: 16, messages: imageMessages,
 		targets: []target{atMost(cpuPerAnswer, 1.05)},
@@ -161,7 +172,7 @@ func findScenarios(list string) ([]*scenario, error) {
 func conversation(n, size int) string {
 	const text = `func main() {\n\tfmt.Println(\"h\u00e9llo, wörld\")\n}\nWhat does this program print, and why? `
 	var b strings.Builder
-	b.WriteString(`[{"role":"system","content":"You are a careful reader."}`)
+	b.WriteString("[" + strings.TrimSuffix(systemMessage, ","))
 	for i := range n {
 		role := "user"
 		if i%2 == 1 {

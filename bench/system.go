@@ -26,6 +26,7 @@ type kind struct {
 	redis     bool // needs a Redis of its own
 	accounts  bool // has an account to be checked
 	failing   failing
+	messages  bool // its clients speak Messages, and are served by translation
 }
 
 var kinds = []kind{
@@ -38,6 +39,7 @@ var kinds = []kind{
 	{name: "floway-1000", about: "floway without an account, 1,000 upstream keys", caddyfile: floway("off", failing{}, pool{keys: 1000})},
 	{name: "floway-sticky", about: "floway without an account, lb_policy sticky", caddyfile: floway("off", failing{}, pool{policy: "sticky"})},
 	{name: "floway-sticky1000", about: "floway without an account, lb_policy sticky, 1,000 upstream keys", caddyfile: floway("off", failing{}, pool{1000, "sticky"})},
+	{name: "floway-messages", about: "floway without an account, its clients speak Messages: what they ask and get is translated", caddyfile: floway("off", failing{}, pool{}), messages: true},
 	{name: "floway-500", about: "floway, before an upstream that fails every fourth request at a key at first", caddyfile: floway("embedded", fail500, pool{}), accounts: true, failing: fail500},
 	{name: "floway-429", about: "floway, before an upstream that limits every fourth request at a key at first, and names no time", caddyfile: floway("embedded", fail429, pool{}), accounts: true, failing: fail429},
 }
@@ -209,7 +211,7 @@ func (s *system) await(ctx context.Context) error {
 
 // knock asks for one small answer.
 func (s *system) knock() error {
-	c, err := dial(s.addr, clientKey(0), &scenario{messages: smallMessages})
+	c, err := dial(s.addr, clientKey(0), &scenario{messages: smallMessages}, s.messages)
 	if err != nil {
 		return err
 	}

@@ -187,17 +187,18 @@ func (s *source) bytes() []byte {
 
 // escaped reads on in a string whose first escape is at i.
 func (s *source) escaped(start, i int) []byte {
-	out := append(s.text[:0], s.in[start:i]...)
-	for i < len(s.in) {
-		switch c := s.in[i]; c {
+	in := s.in
+	out := append(s.text[:0], in[start:i]...)
+	for i < len(in) {
+		switch c := in[i]; c {
 		case '"':
 			s.at, s.text = i+1, out
 			return out
 		case '\\':
-			if i++; i == len(s.in) {
+			if i++; i == len(in) {
 				break
 			}
-			switch c := s.in[i]; c {
+			switch c := in[i]; c {
 			case '"', '\\', '/':
 				out = append(out, c)
 			case 'b':
@@ -225,10 +226,10 @@ func (s *source) escaped(start, i int) []byte {
 			i++
 		default:
 			n := i + 1
-			for n < len(s.in) && s.in[n] != '"' && s.in[n] != '\\' {
+			for n < len(in) && in[n] != '"' && in[n] != '\\' {
 				n++
 			}
-			out = append(out, s.in[i:n]...)
+			out = append(out, in[i:n]...)
 			i = n
 		}
 	}
@@ -256,12 +257,23 @@ func (s *source) unicode(i int) (r rune, n int) {
 	return utf8.RuneError, 4
 }
 
-func hex4(p []byte, i int) (r rune, ok bool) {
-	if i+4 > len(p) {
+func hex4(in []byte, i int) (rune, bool) {
+	if i+4 > len(in) {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(string(p[i:i+4]), 16, 16)
-	return rune(n), err == nil
+	var r rune
+	for _, c := range in[i : i+4] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			c = c|0x20 - 'a' + 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
 }
 
 // number reads a number as it is spelled. A null is none.

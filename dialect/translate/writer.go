@@ -144,6 +144,15 @@ func appendEscaped[T string | []byte](out []byte, text T) []byte {
 			continue
 		}
 		if c >= utf8.RuneSelf {
+			// The most frequent letters of two and three bytes, without a call.
+			if 0xc2 <= c && c <= 0xdf && i+1 < len(text) && text[i+1]&0xc0 == 0x80 {
+				i += 2
+				continue
+			}
+			if 0xe1 <= c && c <= 0xec && i+2 < len(text) && text[i+1]&0xc0 == 0x80 && text[i+2]&0xc0 == 0x80 {
+				i += 3
+				continue
+			}
 			r, n := decodeRune(text[i:])
 			if r != utf8.RuneError || n > 1 {
 				i += n
