@@ -38,8 +38,13 @@ func TestThoughtsInPieces(t *testing.T) {
 		{Role: User, Parts: []Part{{Kind: Text, Text: "go"}}},
 		{Role: Assistant, Parts: []Part{{Kind: Thought, Text: "a"}}},
 		{Role: Assistant, Parts: []Part{
-			{Kind: Thought, Text: "b"}, {Kind: Thought, State: state}, {Kind: Thought, State: State{Maker: dialect.Messages, Redacted: true, Data: "x"}},
-			{Kind: Text, Text: "c"}, {Kind: Thought, Text: "d"}, {Kind: Text, Text: "e"}, {Kind: Thought, Text: "f", State: state},
+			{Kind: Thought, Text: "b"},
+			{Kind: Thought, State: state},
+			{Kind: Thought, State: State{Maker: dialect.Messages, Redacted: true, Data: "x"}},
+			{Kind: Text, Text: "c"},
+			{Kind: Thought, Text: "d"},
+			{Kind: Text, Text: "e"},
+			{Kind: Thought, Text: "f", State: state},
 		}},
 	}}
 	if err := c.check(); err != nil {

@@ -39,7 +39,9 @@ var failures = []failure{
 	{"400", status(400), all(400), [4]string{"invalid_request_error", "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"}, false},
 	{
 		"context too long", func(u int) mock.Behavior { return mock.Behavior{Status: 400, Body: tooLong[u]} },
-		all(400), [4]string{"context_length_exceeded", "context_length_exceeded", "prompt is too long", "exceeds the maximum number of tokens"}, false,
+		all(400),
+		[4]string{"context_length_exceeded", "context_length_exceeded", "prompt is too long", "exceeds the maximum number of tokens"},
+		false,
 	},
 	{"401: our own trouble", status(401), all(502), [4]string{"server_error", "server_error", "api_error", "UNAVAILABLE"}, true},
 	{"403", status(403), all(403), [4]string{"", "", "permission_error", "PERMISSION_DENIED"}, true},
@@ -49,7 +51,9 @@ var failures = []failure{
 		"429 and when to come back", func(int) mock.Behavior {
 			return mock.Behavior{Status: 429, Headers: map[string]string{"Retry-After": "7"}}
 		},
-		all(429), [4]string{"", "", "rate_limit_error", "RESOURCE_EXHAUSTED"}, true,
+		all(429),
+		[4]string{"", "", "rate_limit_error", "RESOURCE_EXHAUSTED"},
+		true,
 	},
 	{"500", status(500), all(500), [4]string{"server_error", "server_error", "api_error", "INTERNAL"}, false},
 	{"503", status(503), all(503), [4]string{"", "", "", "UNAVAILABLE"}, false},
