@@ -2,6 +2,7 @@ package usage_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -288,5 +289,32 @@ func BenchmarkBatchAdd(b *testing.B) {
 		for i := range records {
 			batch.Add(&records[i])
 		}
+	}
+}
+
+// BenchmarkBatch sums up attempts of many clients at a few keys, in batches as Redis
+// takes them.
+func BenchmarkBatch(b *testing.B) {
+	for _, clients := range []int{32, 10_000} {
+		b.Run(fmt.Sprintf("%d clients", clients), func(b *testing.B) {
+			records := make([]usage.Record, 65_536)
+			for i := range records {
+				r := record(fmt.Sprintf("c%05d", rand.IntN(clients)), "m", noon)
+				r.Key = fmt.Sprintf("k%d", rand.IntN(8))
+				r.Tokens.CacheRead, r.Tokens.Reasoning, r.FirstByte = 3, 4, r.Duration
+				records[i] = r
+			}
+			var batch usage.Batch
+			increments := 0
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				batch.Add(&records[i%len(records)])
+				if batch.Full(usage.MaxIncrements) {
+					increments += batch.Increments()
+					batch.Reset()
+				}
+			}
+			b.ReportMetric(float64(increments+batch.Increments())/float64(b.N), "increments/op")
+		})
 	}
 }
