@@ -8,7 +8,8 @@ import (
 
 const (
 	// MaxIncrements is how many counters a batch should raise at most in a store
-	// that does one thing at a time for many.
+	// that does one thing at a time for many. Where records repeat the rows of
+	// others it may be repeating times as many (see Batch.Full).
 	MaxIncrements = 4096
 	// MaxName is the length in bytes to which the names of a row are cut.
 	MaxName = 256
@@ -20,6 +21,10 @@ const (
 	// the counters of one record are fewer than 40, most of them shared by a
 	// correction and what it corrects.
 	headroom = rowsPerRecord * 40
+	// A batch of which one attempt in repeatsOf brings no row of its own may become
+	// repeating times as large.
+	repeatsOf = 32
+	repeating = 3
 	// maxDelta bounds what one attempt can raise a counter by, whatever an
 	// upstream claims.
 	maxDelta = 1 << 40
@@ -49,6 +54,8 @@ type Batch struct {
 	Notes []Note
 
 	increments int
+	added      int                 // attempts
+	repeats    int                 // of them without a row of their own
 	attempts   map[attemptID]int32 // where in paths
 	paths      []path
 	singles    map[singleID]int32 // where in Rows
@@ -96,7 +103,12 @@ func (b *Batch) Reset() {
 // (Outcome zero). It is booked in the buckets of r.Time.
 func (b *Batch) Add(r *Record) {
 	c := r.Counts()
+	before := len(b.Rows)
 	b.raise(r, &c)
+	b.added++
+	if len(b.Rows) == before {
+		b.repeats++
+	}
 	if r.Affinity != "" {
 		b.Notes = append(b.Notes, r.Note())
 	}
@@ -115,8 +127,15 @@ func (b *Batch) Correct(was, now *Record) {
 // Increments is how many counters of the store the batch raises.
 func (b *Batch) Increments() int { return b.increments }
 
-// Full says whether another record might raise more counters than most.
-func (b *Batch) Full(most int) bool { return b.increments > most-headroom }
+// Full says whether another record might raise more counters than a batch should.
+// That is most, or three times as many where attempts fall into the same rows:
+// another batch would raise the same counters again, dozens of times a second.
+func (b *Batch) Full(most int) bool {
+	if b.repeats*repeatsOf > b.added {
+		most *= repeating
+	}
+	return b.increments > most-headroom
+}
 
 func (b *Batch) raise(r *Record, c *Counts) {
 	var fields [Fields]Field
