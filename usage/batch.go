@@ -8,7 +8,8 @@ import (
 
 const (
 	// MaxIncrements is how many counters a batch should raise at most in a store
-	// that does one thing at a time for many.
+	// that does one thing at a time for many. Where records repeat the rows of
+	// others it may be repeating times as many (see Batch.Full).
 	MaxIncrements = 4096
 	// MaxName is the length in bytes to which the names of a row are cut.
 	MaxName = 256
@@ -20,6 +21,10 @@ const (
 	// the counters of one record are fewer than 40, most of them shared by a
 	// correction and what it corrects.
 	headroom = rowsPerRecord * 40
+	// A batch of which one attempt in repeatsOf brings no row of its own may become
+	// repeating times as large.
+	repeatsOf = 32
+	repeating = 3
 	// maxDelta bounds what one attempt can raise a counter by, whatever an
 	// upstream claims.
 	maxDelta = 1 << 40
@@ -49,27 +54,61 @@ type Batch struct {
 	Notes []Note
 
 	increments int
-	rows       map[rowID]int               // where in Rows
-	lanes      map[lane][rowsPerRecord]int // a record's rows, found by one look
+	added      int                 // attempts
+	repeats    int                 // of them without a row of their own
+	attempts   map[attemptID]int32 // where in paths
+	paths      []path
+	singles    map[singleID]int32 // where in Rows
+	last       struct {           // the last rows that were made for a day
+		day  int64
+		key  Key
+		rows [rowsPerRecord]int32
+	}
 }
 
-type rowID struct {
+// attemptID is what the rows of a record depend on, but for its hour.
+type attemptID struct {
+	day int64
+	key Key
+}
+
+// path is where in Rows the rows of a record are. Those of the hours of one day
+// form a list.
+type path struct {
+	hour int64
+	rows [rowsPerRecord]int32
+	next int32 // in paths; -1: none
+}
+
+// singleID names a row of a single dimension.
+type singleID struct {
 	table  Table
 	dim    Dimension
 	bucket int64
-	key    Key
+	name   string
+	of     string // the upstream of a key
 }
 
-type lane struct {
-	hour int64
-	key  Key
+// Reset empties the batch. It keeps its memory for what is added next, so nobody
+// may use its Rows or Notes any more.
+func (b *Batch) Reset() {
+	clear(b.attempts)
+	clear(b.singles)
+	clear(b.Rows)
+	clear(b.Notes)
+	*b = Batch{Rows: b.Rows[:0], Notes: b.Notes[:0], attempts: b.attempts, paths: b.paths[:0], singles: b.singles}
 }
 
 // Add sums up one more attempt: a settled one, or one that a crash left open
 // (Outcome zero). It is booked in the buckets of r.Time.
 func (b *Batch) Add(r *Record) {
 	c := r.Counts()
+	before := len(b.Rows)
 	b.raise(r, &c)
+	b.added++
+	if len(b.Rows) == before {
+		b.repeats++
+	}
 	if r.Affinity != "" {
 		b.Notes = append(b.Notes, r.Note())
 	}
@@ -88,8 +127,15 @@ func (b *Batch) Correct(was, now *Record) {
 // Increments is how many counters of the store the batch raises.
 func (b *Batch) Increments() int { return b.increments }
 
-// Full says whether another record might raise more counters than most.
-func (b *Batch) Full(most int) bool { return b.increments > most-headroom }
+// Full says whether another record might raise more counters than a batch should.
+// That is most, or three times as many where attempts fall into the same rows:
+// another batch would raise the same counters again, dozens of times a second.
+func (b *Batch) Full(most int) bool {
+	if b.repeats*repeatsOf > b.added {
+		most *= repeating
+	}
+	return b.increments > most-headroom
+}
 
 func (b *Batch) raise(r *Record, c *Counts) {
 	var fields [Fields]Field
@@ -119,8 +165,9 @@ func (b *Batch) raise(r *Record, c *Counts) {
 	}
 }
 
-// rowsOf finds the rows of a record, or makes them.
-func (b *Batch) rowsOf(r *Record) [rowsPerRecord]int {
+// rowsOf finds the rows of a record, or makes them. Most records have some that
+// none before them had, so this is most of what a record costs.
+func (b *Batch) rowsOf(r *Record) *[rowsPerRecord]int32 {
 	key := Key{
 		Client:       cut(r.Client),
 		Group:        cut(r.Group),
@@ -128,38 +175,71 @@ func (b *Batch) rowsOf(r *Record) [rowsPerRecord]int {
 		KeyLabel:     cut(r.Key),
 		Model:        cut(r.Model),
 	}
-	hour := Hourly.Start(sane(r.Time))
-	l := lane{hour.Unix(), key}
-	if at, ok := b.lanes[l]; ok {
-		return at
+	at := sane(r.Time).Unix()
+	hour, day := at-at%3600, at-at%86400
+	id := attemptID{day, key}
+	first, known := b.attempts[id]
+	if !known {
+		first = -1
 	}
-	if b.rows == nil {
-		b.rows = make(map[rowID]int)
-		b.lanes = make(map[lane][rowsPerRecord]int)
+	for i := first; i >= 0; i = b.paths[i].next {
+		if b.paths[i].hour == hour {
+			return &b.paths[i].rows
+		}
 	}
-	day, month := Daily.Start(hour), MonthlyBy.Start(hour)
-	at := [rowsPerRecord]int{
-		b.row(Hourly, 0, hour, key),
-		b.row(Daily, 0, day, key),
+	p := path{hour: hour, next: first}
+	if known {
+		p.rows = b.paths[first].rows
+	} else {
+		p.rows = b.newDay(day, &key)
 	}
-	for d := range Dimension(Dimensions) {
-		single := key.Only(singles[d])
-		at[2+2*int(d)] = b.row(DailyBy, d, day, single)
-		at[3+2*int(d)] = b.row(MonthlyBy, d, month, single)
+	p.rows[0] = b.newRow(Hourly, 0, hour, key)
+	if b.attempts == nil {
+		b.attempts = make(map[attemptID]int32)
 	}
-	b.lanes[l] = at
-	return at
+	b.attempts[id] = int32(len(b.paths))
+	b.paths = append(b.paths, p)
+	return &b.paths[len(b.paths)-1].rows
 }
 
-func (b *Batch) row(t Table, d Dimension, bucket time.Time, key Key) int {
-	id := rowID{t, d, bucket.Unix(), key}
-	if i, ok := b.rows[id]; ok {
+// newDay finds or makes the rows of an attempt that has none on that day. It shares
+// most of them with the one before it.
+func (b *Batch) newDay(day int64, key *Key) (rows [rowsPerRecord]int32) {
+	rows[1] = b.newRow(Daily, 0, day, *key)
+	last := &b.last
+	sameDay := len(b.paths) > 0 && last.day == day
+	for d := range Dimension(Dimensions) {
+		i := 2 + 2*int(d)
+		if sameDay && key[d] == last.key[d] && (d != KeyLabel || key[UpstreamName] == last.key[UpstreamName]) {
+			rows[i], rows[i+1] = last.rows[i], last.rows[i+1]
+			continue
+		}
+		rows[i] = b.single(DailyBy, d, day, key)
+		rows[i+1] = b.single(MonthlyBy, d, MonthlyBy.Start(time.Unix(day, 0)).Unix(), key)
+	}
+	last.day, last.key, last.rows = day, *key, rows
+	return rows
+}
+
+func (b *Batch) single(t Table, d Dimension, bucket int64, key *Key) int32 {
+	id := singleID{table: t, dim: d, bucket: bucket, name: key[d]}
+	if d == KeyLabel {
+		id.of = key[UpstreamName]
+	}
+	if i, ok := b.singles[id]; ok {
 		return i
 	}
-	i := len(b.Rows)
-	b.Rows = append(b.Rows, Row{Table: t, Dim: d, Bucket: bucket, Key: key})
-	b.rows[id] = i
+	if b.singles == nil {
+		b.singles = make(map[singleID]int32)
+	}
+	i := b.newRow(t, d, bucket, key.Only(singles[d]))
+	b.singles[id] = i
 	return i
+}
+
+func (b *Batch) newRow(t Table, d Dimension, bucket int64, key Key) int32 {
+	b.Rows = append(b.Rows, Row{Table: t, Dim: d, Bucket: time.Unix(bucket, 0).UTC(), Key: key})
+	return int32(len(b.Rows) - 1)
 }
 
 // cut bounds a name, at the start of a character.

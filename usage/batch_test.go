@@ -2,6 +2,7 @@ package usage_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -261,6 +262,33 @@ func TestBatchFull(t *testing.T) {
 	}
 }
 
+// TestBatchFullOfRepeats adds attempts until a batch is full that has so many rows
+// of attempts to choose from.
+func TestBatchFullOfRepeats(t *testing.T) {
+	for _, c := range []struct {
+		rows int
+		most int // increments
+	}{
+		{50, 0}, // never full
+		{500, 3 * usage.MaxIncrements},
+		{1 << 20, usage.MaxIncrements},
+	} {
+		var b usage.Batch
+		random := rand.New(rand.NewPCG(1, 2))
+		for n := 0; !b.Full(usage.MaxIncrements) && n < 10_000; n++ {
+			r := record(fmt.Sprint("client", random.IntN(c.rows)), "m", noon)
+			b.Add(&r)
+			// That an attempt is corrected makes it no more like others.
+			now := r
+			now.Tokens.Input++
+			b.Correct(&r, &now)
+		}
+		if full := b.Full(usage.MaxIncrements); full != (c.most > 0) || full && (b.Increments() > c.most || b.Increments() < c.most*3/4) {
+			t.Errorf("%d rows: full %v with %d increments, want up to %d", c.rows, full, b.Increments(), c.most)
+		}
+	}
+}
+
 func TestBatchBounds(t *testing.T) {
 	r := record(strings.Repeat("é", usage.MaxName), "m", time.Date(99999, 1, 1, 0, 0, 0, 0, time.UTC))
 	var b usage.Batch
@@ -288,5 +316,32 @@ func BenchmarkBatchAdd(b *testing.B) {
 		for i := range records {
 			batch.Add(&records[i])
 		}
+	}
+}
+
+// BenchmarkBatch sums up attempts of many clients at a few keys, in batches as Redis
+// takes them.
+func BenchmarkBatch(b *testing.B) {
+	for _, clients := range []int{32, 10_000} {
+		b.Run(fmt.Sprintf("%d clients", clients), func(b *testing.B) {
+			records := make([]usage.Record, 65_536)
+			for i := range records {
+				r := record(fmt.Sprintf("c%05d", rand.IntN(clients)), "m", noon)
+				r.Key = fmt.Sprintf("k%d", rand.IntN(8))
+				r.Tokens.CacheRead, r.Tokens.Reasoning, r.FirstByte = 3, 4, r.Duration
+				records[i] = r
+			}
+			var batch usage.Batch
+			increments := 0
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				batch.Add(&records[i%len(records)])
+				if batch.Full(usage.MaxIncrements) {
+					increments += batch.Increments()
+					batch.Reset()
+				}
+			}
+			b.ReportMetric(float64(increments+batch.Increments())/float64(b.N), "increments/op")
+		})
 	}
 }

@@ -181,9 +181,9 @@ type Store interface {
 	Audit(ctx context.Context) (Audit, error)
 	// Retention is how long the store keeps hours and days.
 	Retention() Retention
-	// MaxIncrements is how many counters one batch should raise at most. The more,
-	// the fewer rows are written again and again; the fewer, the shorter a batch
-	// holds others up.
+	// MaxIncrements is how many counters one batch should raise at most (see
+	// Batch.Full). The more, the fewer rows are written again and again; the fewer,
+	// the shorter a batch holds others up.
 	MaxIncrements() int
 	// Close lets go of everything. Positions and sums stay.
 	Close() error

@@ -17,7 +17,15 @@ type writer struct {
 	position *streamPosition
 	letters  []usage.DeadLetter
 	key      []byte
+	values   []byte // what was put; it must last as long as the transaction
 }
+
+const (
+	// maxValue is what the counts of a row take at most.
+	maxValue = usage.Fields * (1 + binary.MaxVarintLen64)
+	// manyValues is how much memory is taken for values at a time.
+	manyValues = 64 << 10
+)
 
 // book raises one row.
 func (w *writer) book(r *usage.Row, keep usage.Retention) error {
@@ -44,7 +52,12 @@ func (w *writer) book(r *usage.Row, keep usage.Retention) error {
 		return nil
 	}
 	w.raise(&sum, &r.Counts, r)
-	return b.Put(w.key, append(sum.Append(nil), rest...))
+	if cap(w.values)-len(w.values) < maxValue+len(rest) {
+		w.values = make([]byte, 0, manyValues+len(rest))
+	}
+	at := len(w.values)
+	w.values = append(sum.Append(w.values), rest...)
+	return b.Put(w.key, w.values[at:])
 }
 
 // raise adds by to sum. What would pass the ends of a counter becomes a dead

@@ -266,7 +266,7 @@ func (s *Store) Retention() usage.Retention { return s.retention }
 
 // MaxIncrements is great: a transaction costs most of what it does, however much it
 // writes, and nobody else writes here.
-func (s *Store) MaxIncrements() int { return 1 << 16 }
+func (s *Store) MaxIncrements() int { return 1 << 17 }
 
 // Close implements usage.Store. It waits for calls that are under way. A file that
 // turned out to be damaged stays locked until the process ends.

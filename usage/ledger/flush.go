@@ -50,9 +50,10 @@ type flusher struct {
 	*Ledger
 	reader  logReader
 	names   names
-	from    uint64    // the position of the store
-	greeted bool      // the store was found where it should be
-	checked time.Time // when it was last
+	batch   usage.Batch // its memory serves for one after the other
+	from    uint64      // the position of the store
+	greeted bool        // the store was found where it should be
+	checked time.Time   // when it was last
 	// mismatched: the last batch did not start where the store stood.
 	mismatched bool
 	lost       []gap // ranges that the reader missed
@@ -188,7 +189,10 @@ func (f *flusher) cut() (b *usage.Batch, more bool, err error) {
 	f.mu.Lock()
 	f.reader.seeds = f.manifest.seeds()
 	f.reader.update(f.readable(f.reader.spans[:0], false))
-	b = &usage.Batch{Stream: f.manifest.id, Epoch: f.epoch, From: f.from, Since: f.since, SinceChain: f.sinceChain}
+	b = &f.batch
+	b.Reset()
+	b.Stream, b.Epoch, b.From = f.manifest.id, f.epoch, f.from
+	b.Since, b.SinceChain = f.since, f.sinceChain
 	f.mu.Unlock()
 
 	var first time.Time
@@ -229,6 +233,7 @@ func (f *flusher) cut() (b *usage.Batch, more bool, err error) {
 		}
 		return b, more, nil
 	}
+	f.batch = usage.Batch{}
 	f.clear = max(f.clear, f.reader.after)
 	f.changed.Broadcast()
 	return nil, more, nil

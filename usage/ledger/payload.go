@@ -221,8 +221,8 @@ func nextField(p []byte) (field byte, v int64, s, rest []byte, err error) {
 // make the same few names over and over.
 type names map[string]string
 
-// maxInterned bounds names; ids of requests never stay long.
-const maxInterned = 4096
+// maxInterned bounds names. Of more, as of many clients, each would be made anew.
+const maxInterned = 1 << 14
 
 func (n names) of(b []byte) string {
 	if s, ok := n[string(b)]; ok {

@@ -232,7 +232,7 @@ func (s *rowSums) gather() {
 		}
 		s.sums[id].Add(&r.Counts)
 	}
-	s.batch = usage.Batch{}
+	s.batch.Reset()
 	for len(s.sums) > maxRows {
 		starts := make([]int64, 0, len(s.sums))
 		for id := range s.sums {

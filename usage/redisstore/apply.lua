@@ -3,15 +3,16 @@
 -- KEYS: the stream's cursor, genesis, streams, months, late, dead letters; then of
 --       each bucket its index and its rows.
 -- ARGV: stream, epoch, from, to, chain, the record before the epoch and the chain
---       there, a genesis should there be none, the number of buckets; then of each bucket: when it expires (0: never), its letter
---       among the late ones (may be empty), its month if it is one, the number of
---       its rows, and of each row: the number of its increments, then pairs of
---       field and increment; at last the same for the stream's totals.
+--       there, a genesis should there be none, the number of buckets; then of each
+--       bucket: when it expires (0: never), its letter among the late ones (may be
+--       empty), its month if it is one, and its rows: for each a list of fields,
+--       every one followed by its increment; at last such a list for the stream's
+--       totals. Lists are in MessagePack.
 --
 -- Numbers stay strings throughout: Lua would round them beyond 2^53.
 
 local A, K = ARGV, KEYS
-local call, try, find = redis.call, redis.pcall, string.find
+local call, try, find, unpack = redis.call, redis.pcall, string.find, cmsgpack.unpack
 local CURSOR, GENESIS, STREAMS, MONTHS, LATE, LETTERS = K[1], K[2], K[3], K[4], K[5], K[6]
 local stream, epoch, from, to, chain, since, before = A[1], A[2], A[3], A[4], A[5], A[6], A[7]
 
@@ -42,27 +43,26 @@ if from ~= (at[2] or '0') then
 	return {'MISMATCH', call('HGETALL', CURSOR)}
 end
 
-local kinds = {}
-local function numbers(a) -- those of one row are well-formed: where the next one is
-	local last = a + 2 * tonumber(A[a])
-	for i = a + 2, last, 2 do
-		if not find(A[i], '^-?%d+$') then return nil end
+local function wrong(increments)
+	for i = 2, #increments, 2 do
+		if not find(increments[i], '^-?%d+$') then return true end
 	end
-	return last + 1
+	return #increments % 2 ~= 0
 end
+local kinds, buckets = {}, {}
 local a, k = 10, 6
-for _ = 1, tonumber(A[9]) do
-	local rows = tonumber(A[a + 3])
-	a = a + 4
-	for i = k + 1, k + 1 + rows do kinds[i] = kind(K[i]) end
-	k = k + 1 + rows
-	for _ = 1, rows do
-		a = numbers(a)
-		if not a then return redis.error_reply('ERR malformed increment') end
+for b = 1, tonumber(A[9]) do
+	local rows = unpack(A[a + 3])
+	for i = k + 1, k + 1 + #rows do kinds[i] = kind(K[i]) end
+	for i = 1, #rows do
+		if wrong(rows[i]) then return redis.error_reply('ERR malformed increment') end
 	end
+	buckets[b] = rows
+	a = a + 4
+	k = k + 1 + #rows
 end
-a = numbers(a)
-if a ~= #A + 1 or k ~= #K then
+local totals = unpack(A[a])
+if a ~= #A or k ~= #K or wrong(totals) then
 	return redis.error_reply('ERR malformed batch')
 end
 
@@ -84,56 +84,48 @@ local function bury(where, field, delta, reason)
 	end
 end
 
--- raise books one row on a hash and returns where the next one is. letter goes
--- before the fields, if there is one.
-local function raise(key, a, where, letter)
-	local last = a + 2 * tonumber(A[a])
-	for i = a + 1, last, 2 do
-		local field = A[i]
+-- raise books one row on a hash. letter goes before the fields, if there is one.
+local function raise(key, increments, where, letter)
+	for i = 1, #increments, 2 do
+		local field = increments[i]
 		if letter then field = letter .. field end
-		local answer = try('HINCRBY', key, field, A[i + 1])
+		local answer = try('HINCRBY', key, field, increments[i + 1])
 		if type(answer) == 'table' and answer.err then
-			bury(where, A[i], A[i + 1], answer.err)
+			bury(where, increments[i], increments[i + 1], answer.err)
 		end
 	end
-	return last + 1
 end
 
-a, k = 10, 7
-for _ = 1, tonumber(A[9]) do
-	local expires, late, month, rows = A[a], A[a + 1], A[a + 2], tonumber(A[a + 3])
-	local index = K[k]
-	a = a + 4
+a, k = 10, 6
+for b = 1, #buckets do
+	local rows, expires, late, month = buckets[b], A[a], A[a + 1], A[a + 2]
+	k = k + 1
+	local index, indexed = K[k], kinds[k]
 	if expires ~= '0' and not less(now, expires) then
-		for i = k + 1, k + rows do
-			if late == '' then
-				a = a + 1 + 2 * tonumber(A[a])
-			else
-				a = raise(LATE, a, K[i], late)
-			end
+		if late ~= '' then
+			for i = 1, #rows do raise(LATE, rows[i], K[k + i], late) end
 		end
-	elseif kinds[k] ~= 'none' and kinds[k] ~= 'set' then
+	elseif indexed ~= 'none' and indexed ~= 'set' then
 		-- Rows that no index names would be lost to every reader.
-		for i = k + 1, k + rows do
-			local last = a + 2 * tonumber(A[a])
-			for j = a + 1, last, 2 do
-				bury(K[i], A[j], A[j + 1], 'the key ' .. index .. ' holds a ' .. kinds[k])
+		for i = 1, #rows do
+			for j = 1, #rows[i], 2 do
+				bury(K[k + i], rows[i][j], rows[i][j + 1], 'the key ' .. index .. ' holds a ' .. indexed)
 			end
-			a = last + 1
 		end
 	else
-		for i = k + 1, k + rows do
-			local row, new = K[i], kinds[i] == 'none'
+		for i = 1, #rows do
+			local row, new = K[k + i], kinds[k + i] == 'none'
 			if new then call('SADD', index, string.sub(row, #index + 2)) end
-			a = raise(row, a, row)
+			raise(row, rows[i], row)
 			if new and expires ~= '0' then call('EXPIREAT', row, expires) end
 		end
 		if expires ~= '0' then call('EXPIREAT', index, expires) end
 		if month ~= '' then call('SADD', MONTHS, month) end
 	end
-	k = k + 1 + rows
+	a = a + 4
+	k = k + #rows
 end
-raise(CURSOR, a, CURSOR)
+raise(CURSOR, totals, CURSOR)
 
 if dead > 0 then
 	try('LTRIM', LETTERS, -1000, -1)

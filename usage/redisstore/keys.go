@@ -40,7 +40,7 @@ import (
 //	the same with numbers in place of names          1549 bytes a row   7.0 ms
 //	a string for each row, raised by BITFIELD         941 bytes a row   5.6 ms
 //
-// The whole of apply.lua takes 3.4 ms of the server's CPU for 3,636 increments.
+// The whole of apply.lua takes 2.9 ms of the server's time for 4,080 increments.
 type keys string
 
 func newKeys(namespace string) keys { return keys("fl:{" + namespace + "}:") }

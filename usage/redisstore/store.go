@@ -16,6 +16,7 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -198,34 +199,35 @@ func (s *Store) Apply(ctx context.Context, b *usage.Batch) (usage.Position, erro
 	}
 }
 
-// bucket is what a batch has for one index.
-type bucket struct {
-	row     usage.Row // any of them
-	members []int     // where in the batch
+// bucketID names what a batch has for one index.
+type bucketID struct {
+	table usage.Table
+	dim   usage.Dimension
+	start int64
 }
 
-// encode makes the keys and arguments of apply.lua.
+// encode makes the keys and arguments of apply.lua. A batch has thousands of
+// increments, so those of a bucket are one argument and the names of all rows lie
+// in one piece of memory.
 func (s *Store) encode(b *usage.Batch) (names []string, args []any) {
-	buckets := make(map[string]*bucket)
-	var order []string
+	buckets := make(map[bucketID][]int) // where in the batch
+	var order []bucketID
 	for i := range b.Rows {
 		r := &b.Rows[i]
 		if r.Counts.IsZero() {
 			continue
 		}
-		index := s.keys.index(r.Table, r.Dim, r.Bucket)
-		at := buckets[index]
-		if at == nil {
-			at = &bucket{row: usage.Row{Table: r.Table, Dim: r.Dim, Bucket: r.Bucket}}
-			buckets[index] = at
-			order = append(order, index)
+		id := bucketID{r.Table, r.Dim, r.Bucket.Unix()}
+		rows, known := buckets[id]
+		if !known {
+			order = append(order, id)
 		}
-		at.members = append(at.members, i)
+		buckets[id] = append(rows, i)
 	}
 
 	names = make([]string, 0, 6+len(order)+len(b.Rows))
 	names = append(names, s.keys.cursor(b.Stream), s.keys.genesis(), s.keys.streams(), s.keys.months(), s.keys.late(), s.keys.letters())
-	args = make([]any, 0, 9+4*len(order)+len(b.Rows)+2*b.Increments()+2*usage.Fields)
+	args = make([]any, 0, 10+4*len(order))
 	args = append(args,
 		b.Stream.String(),
 		strconv.FormatUint(b.Epoch, 10),
@@ -236,27 +238,35 @@ func (s *Store) encode(b *usage.Batch) (names []string, args []any) {
 		strconv.FormatUint(uint64(b.SinceChain), 10),
 		genesis(),
 		strconv.Itoa(len(order)))
-	var name []byte
-	for _, index := range order {
-		at := buckets[index]
-		r := &at.row
+	var text []byte // names of rows
+	var ends []int
+	for _, id := range order {
+		start, rows := time.Unix(id.start, 0).UTC(), buckets[id]
+		index := s.keys.index(id.table, id.dim, start)
 		expires, month := "0", ""
-		if t := s.retention.Expiry(r.Table, r.Bucket); !t.IsZero() {
+		if t := s.retention.Expiry(id.table, start); !t.IsZero() {
 			expires = strconv.FormatInt(max(t.Unix(), 1), 10)
 		} else {
-			month = r.Bucket.UTC().Format(monthLayout)
+			month = start.Format(monthLayout)
+		}
+		text, ends = text[:0], ends[:0]
+		packed := packArray(make([]byte, 0, 5+packedRow*len(rows)), len(rows))
+		for _, i := range rows {
+			r := &b.Rows[i]
+			text = append(append(text, index...), ':')
+			text = appendRow(text, id.table.Names(id.dim), &r.Key)
+			ends = append(ends, len(text))
+			packed = packCounts(packed, &r.Counts)
 		}
 		names = append(names, index)
-		args = append(args, expires, late(r.Table), month, strconv.Itoa(len(at.members)))
-		dims := r.Table.Names(r.Dim)
-		for _, i := range at.members {
-			name = append(append(name[:0], index...), ':')
-			name = appendRow(name, dims, &b.Rows[i].Key)
-			names = append(names, string(name))
-			args = appendCounts(args, &b.Rows[i].Counts)
+		all, from := string(text), 0
+		for _, end := range ends {
+			names = append(names, all[from:end])
+			from = end
 		}
+		args = append(args, expires, late(id.table), month, packed)
 	}
-	return names, appendCounts(args, &b.Totals)
+	return names, append(args, packCounts(nil, &b.Totals))
 }
 
 // late is the letter before the fields of the late hash that count a table. Days
@@ -272,25 +282,43 @@ func late(t usage.Table) string {
 	}
 }
 
-// fieldNames are the names of the hash fields, made once.
-var fieldNames = func() (names [usage.Fields]any) {
+// What follows is the little of MessagePack that apply.lua is given. All numbers go
+// as strings: Lua would round them.
+
+// packedRow is about what the counts of a row take.
+const packedRow = 128
+
+func packArray(b []byte, n int) []byte {
+	return binary.BigEndian.AppendUint32(append(b, 0xdd), uint32(n))
+}
+
+// fieldNames are the names of the hash fields, packed.
+var fieldNames = func() (names [usage.Fields]string) {
 	for f := range names {
-		names[f] = strconv.Itoa(f)
+		names[f] = string(packNumber(nil, int64(f)))
 	}
 	return names
 }()
 
-func appendCounts(args []any, c *usage.Counts) []any {
-	at, n := len(args), 0
-	args = append(args, nil)
+// packCounts packs an array of the fields that are not zero, each with its value.
+func packCounts(b []byte, c *usage.Counts) []byte {
+	at, n := len(b)+1, 0
+	b = append(b, 0xdc, 0, 0)
 	for f, v := range c {
 		if v != 0 {
-			args = append(args, fieldNames[f], strconv.FormatInt(v, 10))
-			n++
+			b = packNumber(append(b, fieldNames[f]...), v)
+			n += 2
 		}
 	}
-	args[at] = strconv.Itoa(n)
-	return args
+	binary.BigEndian.PutUint16(b[at:], uint16(n))
+	return b
+}
+
+func packNumber(b []byte, v int64) []byte {
+	at := len(b)
+	b = strconv.AppendInt(append(b, 0), v, 10)
+	b[at] = 0xa0 | byte(len(b)-at-1) // 20 characters at most
+	return b
 }
 
 // page is how many rows are asked for at a time.
