@@ -12,6 +12,7 @@
 //	openaicalls     what an application does with OpenAI's SDK
 //	anthropiccalls  with Anthropic's
 //	geminicalls     with Google's
+//	matrix          all SDKs against upstreams of all dialects
 //
 // The tests here are about the gateway as a whole; a dialect adds its mock and
 // its calls as packages of their own, and its comparison with direct calls in a

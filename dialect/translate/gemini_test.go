@@ -383,3 +383,22 @@ func FuzzDecodeGemini(f *testing.F) {
 		}
 	})
 }
+
+// What has nothing to say here is no turn, and a budget is a level where models
+// take levels.
+func TestGeminiTurnsThatSayNothing(t *testing.T) {
+	c := &Conversation{From: dialect.Messages, Turns: []Turn{
+		{Role: User, Parts: []Part{{Kind: Text, Text: "a"}}},
+		{Role: Assistant, Parts: []Part{{Kind: Text}, {Kind: Thought, Text: "hm", State: State{Maker: dialect.Messages, Data: "x", Upstream: "other"}}}},
+		{Role: User, Parts: []Part{{Kind: Text, Text: "b"}}},
+	}, Reasoning: Reasoning{Budget: 2048}}
+	for model, config := range map[string]string{
+		"gemini-3-pro": `{"thinkingLevel":"LOW"}`, "gemini-2.5-pro": `{"thinkingBudget":2048}`,
+	} {
+		r, err := c.Write(dialect.Gemini, &Options{Upstream: "up", Model: model})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameJSON(t, string(r.Body), `{"contents":[{"role":"user","parts":[{"text":"a"},{"text":"b"}]}],"generationConfig":{"thinkingConfig":`+config+`}}`)
+	}
+}
