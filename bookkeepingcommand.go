@@ -143,7 +143,7 @@ func verifyCommand() *cobra.Command {
 			err = json.Unmarshal(raw, &answer)
 		}
 		if err != nil {
-			return &verdictError{2, fmt.Errorf("read the answer of the admin endpoint: %w", err)}
+			return &verdictError{2, unreadable(err)}
 		}
 		if fl.Bool("json") {
 			if _, err := os.Stdout.Write(raw); err != nil {
