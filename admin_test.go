@@ -333,6 +333,7 @@ func TestCommands(t *testing.T) {
 		{[]string{"usage", at, "--store", "nope"}, "`caddy floway ledger` lists them"},
 		{[]string{"usage", at, "extra"}, "unknown command"},
 		{[]string{"usgae", at}, "unknown command"},
+		{[]string{"login", "openai", at}, "unknown command"},
 		{[]string{"usage", "--address=" + g.addr}, "is that the admin address of a Caddy with floway?"},
 		{[]string{"upstreams", at, "--reset", "openai"}, "expected <upstream>/<label>"},
 		{[]string{"upstreams", at, "--reset", "openai/nope"}, "nope"},

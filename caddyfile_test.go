@@ -180,7 +180,9 @@ var refusals = []struct{ name, body, want string }{
 	{"weight under round_robin", "upstream openai {\nkey sk-MARKER-0123456789 weight 2 #!\nlb_policy round_robin\n}", "a weight has no meaning under lb_policy round_robin"},
 
 	// the rest of upstream
-	{"base_url of an endpoint", "upstream openai { #!\nbase_url https://a/v1/chat/completions\n}", `base_url: "https://a/v1/chat/completions" is the address of one endpoint; end it before /chat/completions`},
+	{"base_url of an operation", "upstream openai { #!\nbase_url https://a/v1/chat/completions\n}", `base_url: "https://a/v1/chat/completions" is the address of one operation; end it before /chat/completions`},
+	{"base_url of an operation with a slash", "upstream anthropic { #!\nbase_url https://a/v1/messages/\n}", "is the address of one operation; end it before /messages"},
+	{"base_url of the models", "upstream gemini { #!\nbase_url https://a/v1beta/models\n}", "is the address of one operation; end it before /models"},
 	{"base_url twice", "upstream openai {\nbase_url http://a\nbase_url http://b #!\n}", "base_url stands in this block a second time"},
 	{"base_url unset", "upstream openai {\nbase_url {$FLOWAY_TEST_UNSET} #!\n}", "base_url: nothing follows, perhaps because an environment variable is not set; expected was an address"},
 	{"base_url empty", "upstream openai {\nbase_url \"\" #!\n}", "base_url: the word is empty, perhaps because an environment variable is not set"},

@@ -36,8 +36,7 @@ how far its account has been delivered. The server is found like that of
 ` + "`caddy reload`" + `: by --address, or by the admin address of --config.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.Args = cobra.NoArgs // else a word that is no command would be no error
-			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			onlySubcommands(cmd)
 			cmd.PersistentFlags().String("address", "", "Address of the admin endpoint")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file to find the admin address in")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Adapter of the configuration file")
@@ -95,6 +94,13 @@ func askJSON(fl caddycmd.Flags, method, uri string, into any) error {
 // address answers something.
 func unreadable(err error) error {
 	return fmt.Errorf("read the answer of the admin endpoint: %w; is that the admin address of a Caddy with floway?", err)
+}
+
+// onlySubcommands makes a word that is no command an error: without a function of
+// its own a command would print its help and end well.
+func onlySubcommands(cmd *cobra.Command) {
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 }
 
 // command makes a subcommand out of what it does.

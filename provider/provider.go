@@ -332,11 +332,6 @@ func parseBase(raw, segment string) (*url.URL, error) {
 		return nil, fmt.Errorf("base_url: %q has a port beyond 65535", harmless(raw))
 	}
 	u = u.JoinPath() // cleans the path
-	for op := range dialect.Operations() {
-		if path := op.Path(); path != "" && strings.HasSuffix(strings.TrimRight(u.Path, "/"), path) {
-			return nil, fmt.Errorf("base_url: %q is the address of one endpoint; end it before %s", harmless(raw), path)
-		}
-	}
 	// Not only the last segment may be the version: Google's address for OpenAI
 	// clients ends in /v1beta/openai.
 	if !slices.ContainsFunc(strings.Split(u.Path, "/"), isVersion) {
