@@ -328,7 +328,13 @@ func TestCommands(t *testing.T) {
 	}{
 		{[]string{"usage", at, "--by", "colour"}, "colour"},
 		{[]string{"usage", at, "--where", "client"}, "expected <dimension>=<name>"},
+		{[]string{"usage", at, "--where", "colour=red"}, "use client, group, upstream, key, model"},
+		{[]string{"usage", at, "--json", "--csv"}, "none of the others can be"},
+		{[]string{"usage", at, "--store", "nope"}, "`caddy floway ledger` lists them"},
 		{[]string{"usage", at, "extra"}, "unknown command"},
+		{[]string{"usgae", at}, "unknown command"},
+		{[]string{"login", "openai", at}, "unknown command"},
+		{[]string{"usage", "--address=" + g.addr}, "is that the admin address of a Caddy with floway?"},
 		{[]string{"upstreams", at, "--reset", "openai"}, "expected <upstream>/<label>"},
 		{[]string{"upstreams", at, "--reset", "openai/nope"}, "nope"},
 		{[]string{"usage", "--address=" + freeAddr(t)}, "connection refused"},

@@ -97,7 +97,7 @@ func booksOf(log string) (list []*books) {
 }
 
 // errNoLedger: no ledger is open, or not the one that was named.
-var errNoLedger = errors.New("no such ledger is open; floway/ledger lists those that are")
+var errNoLedger = errors.New("no such ledger is open; `caddy floway ledger` lists those that are")
 
 // refusal is an error with a status for the admin endpoint.
 func refusal(status int, format string, args ...any) error {

@@ -87,7 +87,7 @@ func printLedgers(to io.Writer, list []ledgerReport) error {
 		fmt.Fprintf(w, "STREAM\t%v, opening %d\n", l.Stream, l.Epoch)
 		fmt.Fprintf(w, "RECORDS\t%d, the store has %d\n", l.Last, l.Position)
 		fmt.Fprintf(w, "NOT YET DELIVERED\t%d records, %s, the oldest for %s\n", l.LagRecords, size(l.LagBytes), span(l.LagSeconds))
-		fmt.Fprintf(w, "STORE ANSWERED\t%s, its clock is %s ahead\n", clock(l.Contact), span(l.SkewSeconds))
+		fmt.Fprintf(w, "STORE ANSWERED\t%s, its clock is %s\n", clock(l.Contact), ahead(l.SkewSeconds))
 		fmt.Fprintf(w, "UNDER WAY\t%d attempts\n", l.Open)
 		fmt.Fprintf(w, "SETTLED\t%d attempts since the start, %d estimated, %d unknown (%d of them left open by a process that died)\n",
 			l.Settled, l.Estimated, l.Unknown, l.Recovered)
@@ -113,6 +113,13 @@ func printLedgers(to io.Writer, list []ledgerReport) error {
 
 func span(seconds float64) string {
 	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond).String()
+}
+
+func ahead(seconds float64) string {
+	if seconds < 0 {
+		return span(-seconds) + " behind"
+	}
+	return span(seconds) + " ahead"
 }
 
 func size(bytes int64) string {
@@ -143,7 +150,7 @@ func verifyCommand() *cobra.Command {
 			err = json.Unmarshal(raw, &answer)
 		}
 		if err != nil {
-			return &verdictError{2, fmt.Errorf("read the answer of the admin endpoint: %w", err)}
+			return &verdictError{2, unreadable(err)}
 		}
 		if fl.Bool("json") {
 			if _, err := os.Stdout.Write(raw); err != nil {
@@ -197,6 +204,12 @@ func printVerified(to io.Writer, list []verifyReport) error {
 		fmt.Fprintf(w, "LOG\t%s\n", r.Log)
 		fmt.Fprintf(w, "STORE\t%s\n", r.Store)
 		switch {
+		case r.Position == 0 && len(r.Why) > 0: // nothing could be compared
+			printVerdict(w, r)
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			continue
 		case r.Origin == 0:
 			fmt.Fprintf(w, "LOG HOLDS\tall of this stream, records 1 to %d%s\n", r.Position, since(r.First))
 		case r.Position <= r.Origin:
@@ -218,10 +231,7 @@ func printVerified(to io.Writer, list []verifyReport) error {
 			fmt.Fprintf(w, "\tthere are too many rows: those before %s were not compared\n", clock(r.RowsSince))
 		}
 		fmt.Fprintf(w, "STREAMS\tall streams of the store against all its months: %s\n", found(len(r.Unbalanced)))
-		fmt.Fprintf(w, "RESULT\t%s\n", r.Result)
-		for _, why := range r.Why {
-			fmt.Fprintf(w, "\t%s\n", why)
-		}
+		printVerdict(w, r)
 		if err := w.Flush(); err != nil {
 			return err
 		}
@@ -230,6 +240,13 @@ func printVerified(to io.Writer, list []verifyReport) error {
 		}
 	}
 	return nil
+}
+
+func printVerdict(w io.Writer, r *verifyReport) {
+	fmt.Fprintf(w, "RESULT\t%s\n", r.Result)
+	for _, why := range r.Why {
+		fmt.Fprintf(w, "\t%s\n", why)
+	}
 }
 
 func printDifferences(to io.Writer, r *verifyReport) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ import (
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("floway", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		handler := new(Handler)
-		return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+		return handler, handler.read(h.Dispenser, globalClients(h.Option("floway")))
 	})
 	httpcaddyfile.RegisterDirectiveOrder("floway", httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterGlobalOption("floway", parseGlobalOption)
@@ -90,12 +91,18 @@ func init() {
 //
 // Blocks are written over several lines. Everything has a default but the
 // upstreams.
-func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return h.read(d, nil) }
+
+// read reads a block beside the clients of the global option.
+func (h *Handler) read(d *caddyfile.Dispenser, everywhere []*Client) error {
 	d.Next() // the directive's name
 	if d.NextArg() {
 		return d.Errf("unexpected %s: floway takes no argument but a matcher, and a block", quoted(d.Val()))
 	}
 	p := newParser(d)
+	for _, c := range everywhere {
+		p.declared(c)
+	}
 	for d.NextBlock(0) {
 		name := d.Val()
 		var err error
@@ -124,7 +131,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "usage":
 			h.Usage, err = p.usage()
 		default:
-			err = p.unknown(name, "floway")
+			err = p.unknown(name, "floway", blockNames)
 		}
 		if err != nil {
 			return err
@@ -162,7 +169,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		case "client":
 			err = p.client(&app.Clients)
 		default:
-			err = p.unknown(name, "the global option floway")
+			err = p.unknown(name, "the global option floway", "usage, client")
 		}
 		if err != nil {
 			return nil, err
@@ -171,19 +178,28 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	return httpcaddyfile.App{Name: "floway", Value: caddyconfig.JSON(app, nil)}, nil
 }
 
+// globalClients are those of the global option, which Caddy reads first.
+func globalClients(option any) []*Client {
+	var app App
+	if a, ok := option.(httpcaddyfile.App); !ok || json.Unmarshal(a.Value, &app) != nil {
+		return nil
+	}
+	return app.Clients
+}
+
 // parser reads one block. Its errors say where and what was expected; they never
 // repeat a word that may be a secret.
 type parser struct {
 	*caddyfile.Dispenser
 	seen      map[string]bool // single-valued subdirectives of the block at hand
 	upstreams map[string]bool
-	clients   map[string]bool
+	clients   map[string]*Client
 	keys      map[string]string // client keys as they are written, and whose they are
 	later     []func() error    // what can be checked when all was read
 }
 
 func newParser(d *caddyfile.Dispenser) *parser {
-	return &parser{Dispenser: d, seen: map[string]bool{}, upstreams: map[string]bool{}, clients: map[string]bool{}, keys: map[string]string{}}
+	return &parser{Dispenser: d, seen: map[string]bool{}, upstreams: map[string]bool{}, clients: map[string]*Client{}, keys: map[string]string{}}
 }
 
 // finish checks what the order of the lines does not allow to check earlier.
@@ -224,10 +240,11 @@ func (p *parser) anonymous(h *Handler) error {
 	h.Anonymous = name
 	here := p.at()
 	p.later = append(p.later, func() error {
-		for _, c := range h.Clients {
-			if c.Name == name && len(c.Keys) > 0 {
-				return here("anonymous: the client %s has keys; name one that has none", name)
-			}
+		switch c := p.clients[name]; {
+		case c == nil:
+			return here("anonymous: there is no client %s; declare it without keys: client %s", quoted(name), name)
+		case len(c.Keys) > 0:
+			return here("anonymous: the client %s has keys; name one that has none", name)
 		}
 		return nil
 	})
@@ -431,7 +448,7 @@ func (p *parser) upstreamKey(u *Upstream, kind provider.Kind, labels map[string]
 			return p.Errf("key: %s", err)
 		}
 	}
-	if err := p.secretLength(k.Secret); err != nil {
+	if err := p.secretForm(k.Secret); err != nil {
 		return err
 	}
 	for rest := args[1:]; len(rest) > 0; rest = rest[2:] {
@@ -470,10 +487,19 @@ func (p *parser) upstreamKey(u *Upstream, kind provider.Kind, labels map[string]
 	return nil
 }
 
-// secretLength refuses words that are too short to be secrets, as far as can be
-// seen before placeholders are replaced.
-func (p *parser) secretLength(s string) error {
-	if !strings.Contains(s, "{") && len(s) < minSecret {
+// shellVariable is a variable as a shell would have it.
+var shellVariable = regexp.MustCompile(`^\$(\w+|\{\w+\})$`)
+
+// secretForm refuses words that are no secrets, as far as can be seen before
+// placeholders are replaced: short ones, and names of variables and files that
+// are not written as placeholders.
+func (p *parser) secretForm(s string) error {
+	name, opened := strings.CutPrefix(s, "{")
+	named := strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file.")
+	switch {
+	case shellVariable.MatchString(s), named && !(opened && strings.Contains(s, "}")):
+		return p.Err("key: a variable is written {env.NAME} and a file {file./path}, with both braces")
+	case !strings.Contains(s, "{") && len(s) < minSecret:
 		return p.Errf("key: the secret is shorter than %d characters; is an environment variable unset?", minSecret)
 	}
 	return nil
@@ -565,7 +591,7 @@ func (p *parser) option(u *Upstream, kind provider.Kind, name string) error {
 			return p.Errf("%s is an option of the provider %s, not of %s", name, other, u.Provider)
 		}
 	}
-	return p.unknown(name, "an upstream")
+	return p.unknown(name, "an upstream", strings.Join(append([]string{upstreamNames}, kind.Options...), ", "))
 }
 
 func (p *parser) route(h *Handler) error {
@@ -600,7 +626,7 @@ func (p *parser) route(h *Handler) error {
 					return err
 				}
 			default:
-				return p.unknown(name, "a route")
+				return p.unknown(name, "a route", "to, lb_policy")
 			}
 		}
 		if len(r.To) == 0 {
@@ -664,13 +690,21 @@ func (p *parser) client(list *[]*Client) error {
 		return p.Err("client: the name looks like a secret; write the key on a line of its own: key <secret>")
 	case !access.WellFormedLabel(name):
 		return p.Errf("client: the name %s must be 1 to 32 of the characters A-Z a-z 0-9 . _ -", quoted(name))
-	case p.clients[name]:
+	case p.clients[name] != nil:
 		return p.Errf("client: %q is there already", name)
 	}
-	p.clients[name] = true
 	c := &Client{Name: name}
+	p.declared(c)
 	*list = append(*list, c)
 	return p.inner(func() error { return p.clientBlock(c) })
+}
+
+// declared remembers a client, with the keys that it has so far.
+func (p *parser) declared(c *Client) {
+	p.clients[c.Name] = c
+	for _, k := range c.Keys {
+		p.keys[k] = c.Name
+	}
 }
 
 func (p *parser) clientBlock(c *Client) error {
@@ -717,7 +751,7 @@ func (p *parser) clientBlock(c *Client) error {
 				}
 			}
 		default:
-			err = p.unknown(name, "a client")
+			err = p.unknown(name, "a client", "key, group, groups, models, upstreams, expires")
 		}
 		if err != nil {
 			return err
@@ -740,7 +774,7 @@ func (p *parser) clientKey(c *Client) error {
 			return p.Errf("key: %v", err)
 		}
 	default:
-		if err := p.secretLength(args[0]); err != nil {
+		if err := p.secretForm(args[0]); err != nil {
 			return err
 		}
 	}
@@ -781,8 +815,17 @@ func (p *parser) usage() (*Usage, error) {
 	default:
 		return nil, p.Errf("usage: %s is not a store; there are embedded, redis and off", quoted(u.Store))
 	}
-	err = p.inner(func() error { return p.usageBlock(u) })
-	return u, err
+	here := p.at()
+	if err := p.inner(func() error { return p.usageBlock(u) }); err != nil {
+		return nil, err
+	}
+	if u.Store == storeRedis && !strings.Contains(u.URL+u.Username+u.Namespace, "{") {
+		s := settings{url: u.URL, username: u.Username, namespace: u.Namespace}
+		if err := s.checkRedis(); err != nil {
+			return nil, here("usage: %s", err)
+		}
+	}
+	return u, nil
 }
 
 func (p *parser) usageBlock(u *Usage) error {
@@ -817,7 +860,11 @@ func (p *parser) usageBlock(u *Usage) error {
 				u.Namespace, err = p.one(name, "a name")
 			}
 		default:
-			err = p.unknown(name, "usage "+u.Store)
+			names := "log, durability, on_log_full, retention"
+			if u.Store == storeRedis {
+				names = "username, password, namespace, " + names
+			}
+			err = p.unknown(name, "usage "+u.Store, names)
 		}
 		if err != nil {
 			return err
@@ -842,7 +889,7 @@ func (p *parser) retention(u *Usage) error {
 		case "days":
 			u.KeepDays, err = p.duration(name)
 		default:
-			err = p.unknown(name, "retention")
+			err = p.unknown(name, "retention", "hours, days")
 		}
 		if err != nil {
 			return err
@@ -976,8 +1023,15 @@ func (p *parser) size(name string) (int64, error) {
 	return int64(n), nil
 }
 
-func (p *parser) unknown(name, where string) error {
-	return p.Errf("unrecognized subdirective %s in %s", quoted(name), where)
+// The names of the subdirectives, for those who mistook one.
+const (
+	blockNames = "upstream, route, client, anonymous, lb_retries, lb_try_duration, max_body, max_buffered, usage"
+
+	upstreamNames = "key, base_url, models, alias, dialects, lb_policy, max_requests, default_max_tokens, header_up, first_byte_timeout, idle_timeout, transport"
+)
+
+func (p *parser) unknown(name, where, names string) error {
+	return p.Errf("unrecognized subdirective %s in %s; there are %s", quoted(name), where, names)
 }
 
 var _ caddyfile.Unmarshaler = (*Handler)(nil)

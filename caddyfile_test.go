@@ -121,7 +121,7 @@ var refusals = []struct{ name, body, want string }{
 	{"one line", "FILE\n:8080 {\n\tfloway { upstream demo } #!\n}", "Unexpected next token after '{' on same line"},
 	{"empty block", "FILE\n:8080 {\n\tfloway {\n\t} #!\n}", "a floway block needs at least one upstream"},
 	{"no block", "FILE\n:8080 {\n\tfloway #!\n}", "a floway block needs at least one upstream"},
-	{"unknown subdirective", "upstream demo\nupsteam demo #!", `unrecognized subdirective "upsteam" in floway`},
+	{"unknown subdirective", "upstream demo\nupsteam demo #!", `unrecognized subdirective "upsteam" in floway; there are upstream, route,`},
 	{"secret as subdirective", "upstream demo\nMARKERdeadbeef0123456789 #!", "unrecognized subdirective (a word of 24 characters) in floway"},
 	{"brace on the line", "upstream demo { models x } #!", "Unexpected next token after '{' on same line"},
 	{"closing brace on the line", "upstream openai {\nmodels x } #!\n}", "a brace stands among other words: blocks are written over several lines"},
@@ -137,7 +137,7 @@ var refusals = []struct{ name, body, want string }{
 	{"empty name", `upstream openai "" #!`, `upstream: the name "" must be 1 to 32 of the characters`},
 	{"two of one name", "upstream demo\nupstream demo #!", `upstream: "demo" is there already; give this one another name: upstream demo <name>`},
 	{"two of one given name", "upstream openai demo\nupstream demo #!", `upstream: "demo" is there already`},
-	{"unknown in upstream", "upstream openai {\nmodel gpt-5 #!\n}", `unrecognized subdirective "model" in an upstream`},
+	{"unknown in upstream", "upstream openai {\nmodel gpt-5 #!\n}", `unrecognized subdirective "model" in an upstream; there are key, base_url, models, alias, dialects, lb_policy, max_requests, default_max_tokens, header_up, first_byte_timeout, idle_timeout, transport, organization, project`},
 	{"secret on its own", "upstream openai {\nsk-MARKER-0123456789 #!\n}", "unrecognized subdirective (a word of 20 characters) in an upstream"},
 
 	// key
@@ -147,6 +147,11 @@ var refusals = []struct{ name, body, want string }{
 	{"key unset with weight", "upstream openai {\nkey {$FLOWAY_TEST_UNSET} weight 2 #!\n}", "key: the secret is missing, perhaps because an environment variable is not set"},
 	{"key quoted and unset", "upstream openai {\nkey \"{$FLOWAY_TEST_UNSET}\" as main #!\n}", "key: the secret is missing"},
 	{"key too short", "upstream openai {\nkey short #!\n}", "key: the secret is shorter than 8 characters; is an environment variable unset?"},
+	{"key with one brace", "upstream openai {\nkey {env.MARKER0123 #!\n}", "key: a variable is written {env.NAME} and a file {file./path}, with both braces"},
+	{"key without braces", "upstream openai {\nkey env.MARKER0123 #!\n}", "key: a variable is written {env.NAME}"},
+	{"key as in a shell", "upstream openai {\nkey $MARKER0123 #!\n}", "key: a variable is written {env.NAME}"},
+	{"key as in a shell, in braces", "upstream openai {\nkey ${MARKER0123} #!\n}", "key: a variable is written {env.NAME}"},
+	{"client's key without braces", "upstream demo\nclient a {\nkey file./MARKER0123 #!\n}", "key: a variable is written {env.NAME}"},
 	{"key of two words", "upstream openai {\nkey sk-MARKER 0123456789 #!\n}", "key: only `as <label>` and `weight <n>` may follow the secret"},
 	{"label is missing", "upstream openai {\nkey sk-MARKER-0123456789 as #!\n}", "key: only `as <label>` and `weight <n>` may follow the secret"},
 	{"label without as", "upstream openai {\nkey sk-MARKER-0123456789 main #!\n}", "key: only `as <label>` and `weight <n>` may follow the secret"},
@@ -175,6 +180,9 @@ var refusals = []struct{ name, body, want string }{
 	{"weight under round_robin", "upstream openai {\nkey sk-MARKER-0123456789 weight 2 #!\nlb_policy round_robin\n}", "a weight has no meaning under lb_policy round_robin"},
 
 	// the rest of upstream
+	{"base_url of an operation", "upstream openai { #!\nbase_url https://a/v1/chat/completions\n}", `base_url: "https://a/v1/chat/completions" is the address of one operation; end it before /chat/completions`},
+	{"base_url of an operation with a slash", "upstream anthropic { #!\nbase_url https://a/v1/messages/\n}", "is the address of one operation; end it before /messages"},
+	{"base_url of the models", "upstream gemini { #!\nbase_url https://a/v1beta/models\n}", "is the address of one operation; end it before /models"},
 	{"base_url twice", "upstream openai {\nbase_url http://a\nbase_url http://b #!\n}", "base_url stands in this block a second time"},
 	{"base_url unset", "upstream openai {\nbase_url {$FLOWAY_TEST_UNSET} #!\n}", "base_url: nothing follows, perhaps because an environment variable is not set; expected was an address"},
 	{"base_url empty", "upstream openai {\nbase_url \"\" #!\n}", "base_url: the word is empty, perhaps because an environment variable is not set"},
@@ -302,7 +310,8 @@ var refusals = []struct{ name, body, want string }{
 	{"anonymous twice", "upstream demo\nclient a {\n}\nanonymous a\nanonymous a #!", "anonymous stands in this block a second time"},
 	{"anonymous with keys", "upstream demo\nanonymous a #!\nclient a {\nkey sk-MARKER-0123456789\n}", "anonymous: the client a has keys; name one that has none"},
 	{"anonymous is a secret", "upstream demo\nanonymous sk-MARKER-0123456789 #!", "anonymous: (a word of 20 characters) is no name of a client"},
-	{"anonymous undeclared", "upstream demo\nanonymous nobody", `anonymous names the client "nobody", which is not declared`},
+	{"anonymous undeclared", "upstream demo\nanonymous nobody #!", `anonymous: there is no client "nobody"; declare it without keys: client nobody`},
+	{"anonymous with keys elsewhere", "GLOBAL\nclient a {\nkey sk-MARKER-0123456789\n}\nBLOCK\nupstream demo\nanonymous a #!", "anonymous: the client a has keys; name one that has none"},
 	{"lb_retries negative", "upstream demo\nlb_retries -1 #!", `lb_retries: "-1" is not a whole number of 0 or more`},
 	{"lb_retries twice", "upstream demo\nlb_retries 1\nlb_retries 1 #!", "lb_retries stands in this block a second time"},
 	{"lb_try_duration negative", "upstream demo\nlb_try_duration -1s #!", `lb_try_duration: "-1s" is not a duration above zero`},
@@ -332,10 +341,10 @@ var refusals = []struct{ name, body, want string }{
 	{"usage password twice", "upstream demo\nusage redis redis://a {\npassword MARKER0123456789\npassword MARKER0123456789 #!\n}", "password stands in this block a second time"},
 	{"usage password of two words", "upstream demo\nusage redis redis://a {\npassword MARKER0123 456789 #!\n}", "password: 2 words follow, one was expected"},
 	{"usage namespace empty", "upstream demo\nusage redis redis://a {\nnamespace \"\" #!\n}", "namespace: the word is empty"},
-	{"usage namespace malformed", "upstream demo\nusage redis redis://a {\nnamespace a*b\n}", `usage: redis namespace "a*b"`},
+	{"usage namespace malformed", "upstream demo\nusage redis redis://a { #!\nnamespace a*b\n}", `usage: redis namespace "a*b"`},
 	{"usage username missing", "upstream demo\nusage redis redis://a {\nusername #!\n}", "username: nothing follows"},
-	{"usage of another scheme", "upstream demo\nusage redis http://:MARKER@localhost", "usage: the address of the Redis store must begin with redis://"},
-	{"usage of a bad host", "upstream demo\nusage redis redis://:MARKER@local:99999999", "usage: "},
+	{"usage of another scheme", "upstream demo\nusage redis http://:MARKER@localhost #!", "usage: the address of the Redis store must begin with redis://"},
+	{"usage of a bad host", "upstream demo\nusage redis redis://:MARKER@local:99999999 #!", "usage: "},
 	{"usage log missing", "upstream demo\nusage embedded {\nlog #!\n}", "log: nothing follows"},
 	{"usage log twice", "upstream demo\nusage embedded {\nlog a\nlog b #!\n}", "log stands in this block a second time"},
 	{"usage durability unknown", "upstream demo\nusage embedded {\ndurability high #!\n}", `durability: "high" was not expected; there are process, batch, strict`},
@@ -353,8 +362,8 @@ var refusals = []struct{ name, body, want string }{
 	{"global upstream", "FILE\n{\n\tfloway {\n\t\tupstream demo #!\n\t}\n}\n:8080 {\n}", `unrecognized subdirective "upstream" in the global option floway`},
 	{"global usage twice", "FILE\n{\n\tfloway {\n\t\tusage off\n\t\tusage off #!\n\t}\n}\n:8080 {\n}", "usage stands in this block a second time"},
 	{"global client twice", "FILE\n{\n\tfloway {\n\t\tclient a {\n\t\t}\n\t\tclient a { #!\n\t\t}\n\t}\n}\n:8080 {\n}", `client: "a" is there already`},
-	{"client global and own", "GLOBAL\nclient a {\n}\nBLOCK\nupstream demo\nclient a {\n}", `two clients are called "a"`},
-	{"key global and own", "GLOBAL\nclient a {\nkey sk-MARKER-0123456789\n}\nBLOCK\nupstream demo\nclient b {\nkey sk-MARKER-0123456789\n}", `the clients "a" and "b" have the same key`},
+	{"client global and own", "GLOBAL\nclient a {\n}\nBLOCK\nupstream demo\nclient a { #!\n}", `client: "a" is there already`},
+	{"key global and own", "GLOBAL\nclient a {\nkey sk-MARKER-0123456789\n}\nBLOCK\nupstream demo\nclient b {\nkey sk-MARKER-0123456789 #!\n}", "key: the client a has this key already"},
 	{"global client of no upstream", "GLOBAL\nclient a {\nupstreams dmo\n}\nBLOCK\nupstream demo", `client a: upstreams: there is no upstream "dmo"`},
 
 	// what shows once placeholders are replaced
@@ -548,19 +557,64 @@ func TestEverySubdirectiveHasAGolden(t *testing.T) {
 			}
 		}
 	}
+	for _, word := range parsedWords(t) {
+		if !slices.Contains(words, word) {
+			t.Errorf("no golden file has the subdirective %s", word)
+		}
+	}
+}
+
+// parsedWords are the subdirectives that the parser knows, by its source.
+func parsedWords(t *testing.T) (words []string) {
 	source, err := os.ReadFile("caddyfile.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(source)) {
 		list, ok := strings.CutPrefix(strings.TrimSpace(line), `case "`)
-		if !ok || !strings.HasSuffix(list, `":`) {
-			continue
+		if ok && strings.HasSuffix(list, `":`) {
+			words = append(words, strings.Split(strings.TrimSuffix(list, `":`), `", "`)...)
 		}
-		for _, word := range strings.Split(strings.TrimSuffix(list, `":`), `", "`) {
-			if !slices.Contains(words, word) {
-				t.Errorf("no golden file has the subdirective %s", word)
+	}
+	return words
+}
+
+// Errors about unknown subdirectives list those that there are, and no others.
+func TestEverySubdirectiveIsListed(t *testing.T) {
+	var listed []string
+	for block, text := range map[string]string{
+		"floway":            "x",
+		"an upstream":       "upstream openai {\nx\n}",
+		"a route":           "upstream demo\nroute a {\nx\n}",
+		"a client":          "upstream demo\nclient a {\nx\n}",
+		"usage embedded":    "upstream demo\nusage embedded {\nx\n}",
+		"usage redis":       "upstream demo\nusage redis redis://a {\nx\n}",
+		"retention":         "upstream demo\nusage embedded {\nretention {\nx\n}\n}",
+		"the global option": "FILE\n{\n\tfloway {\n\t\tx\n\t}\n}\n:8080 {\n}",
+	} {
+		_, _, err := adapt(whole(text), "Caddyfile")
+		if err == nil {
+			t.Fatalf("%s: adapted", block)
+		}
+		_, list, ok := strings.Cut(err.Error(), "; there are ")
+		list, _, _ = strings.Cut(list, ", at Caddyfile:")
+		if !ok || list == "" {
+			t.Errorf("%s: no list in: %v", block, err)
+		}
+		for _, name := range strings.Split(list, ", ") {
+			listed = append(listed, name)
+			_, _, err := adapt(whole(strings.Replace(text, "x\n", name+"\n", 1)), "Caddyfile")
+			if text == "x" {
+				_, _, err = adapt(whole(name), "Caddyfile")
 			}
+			if err != nil && strings.Contains(err.Error(), "unrecognized") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	for _, word := range parsedWords(t) {
+		if !slices.Contains(listed, word) {
+			t.Errorf("no error lists the subdirective %s", word)
 		}
 	}
 }

@@ -36,6 +36,7 @@ how far its account has been delivered. The server is found like that of
 ` + "`caddy reload`" + `: by --address, or by the admin address of --config.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
+			onlySubcommands(cmd)
 			cmd.PersistentFlags().String("address", "", "Address of the admin endpoint")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file to find the admin address in")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Adapter of the configuration file")
@@ -84,9 +85,22 @@ func askJSON(fl caddycmd.Flags, method, uri string, into any) error {
 	}
 	defer res.Body.Close()
 	if err := json.NewDecoder(res.Body).Decode(into); err != nil {
-		return fmt.Errorf("read the answer of the admin endpoint: %w", err)
+		return unreadable(err)
 	}
 	return nil
+}
+
+// unreadable is the error of an answer that is not floway's: whatever listens at an
+// address answers something.
+func unreadable(err error) error {
+	return fmt.Errorf("read the answer of the admin endpoint: %w; is that the admin address of a Caddy with floway?", err)
+}
+
+// onlySubcommands makes a word that is no command an error: without a function of
+// its own a command would print its help and end well.
+func onlySubcommands(cmd *cobra.Command) {
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 }
 
 // command makes a subcommand out of what it does.
@@ -121,6 +135,7 @@ func usageCommand() *cobra.Command {
 		f.String("store", "", "Which store, if there are several")
 		f.Bool("json", false, "Print JSON")
 		f.Bool("csv", false, "Print CSV")
+		cmd.MarkFlagsMutuallyExclusive("json", "csv")
 	}
 	cmd := command("usage", "Shows who used how much", flags, func(fl caddycmd.Flags, cmd *cobra.Command) error {
 		v := url.Values{}
@@ -137,6 +152,9 @@ func usageCommand() *cobra.Command {
 			name, names, ok := strings.Cut(w, "=")
 			if !ok {
 				return fmt.Errorf("--where %q: expected <dimension>=<name>,…", w)
+			}
+			if _, err := usage.ParseDimension(name); err != nil {
+				return fmt.Errorf("--where: %w", err)
 			}
 			v.Add(name, names)
 		}
@@ -168,7 +186,7 @@ func printUsage(to io.Writer, from io.Reader) error {
 		Sum          map[string]any
 	}
 	if err := json.NewDecoder(from).Decode(&answer); err != nil {
-		return fmt.Errorf("read the answer of the admin endpoint: %w", err)
+		return unreadable(err)
 	}
 	if len(answer.Rows) == 0 {
 		fmt.Fprintln(to, "No requests in this time.")
@@ -360,7 +378,7 @@ func checkCommand() *cobra.Command {
 		for lines.Scan() {
 			var c checkReport
 			if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
-				return fmt.Errorf("read the answer of the admin endpoint: %w", err)
+				return unreadable(err)
 			}
 			if !c.OK && !c.Untried {
 				bad++

@@ -116,8 +116,9 @@ type Handler struct {
 // Upstream is one account at a provider: an address, a pool of keys and models.
 type Upstream struct {
 	// Provider is the kind of upstream: `openai` for OpenAI and every server
-	// that is compatible with it, `demo` for the built-in upstream that answers
-	// without a network.
+	// that is compatible with it, `anthropic`, `gemini`, a vendor or server of
+	// floway's list such as `groq` or `ollama`, or `demo` for the built-in
+	// upstream that answers without a network.
 	Provider string `json:"provider,omitempty"`
 
 	// Name is what routes, clients and reports call the upstream. Default: the
@@ -140,8 +141,9 @@ type Upstream struct {
 	Aliases []Alias `json:"aliases,omitempty"`
 
 	// Dialects are what the upstream speaks, where the provider cannot know:
-	// `chat`, `responses`, `completions`, `embeddings`, `images`, `audio`,
-	// `moderations`, `rerank`. Default: all that the provider speaks.
+	// `chat`, `responses`, `messages`, `gemini`, `completions`, `embeddings`,
+	// `images`, `audio`, `moderations`, `rerank`. Requests in another of the
+	// first four are translated. Default: all that the provider speaks.
 	Dialects []string `json:"dialects,omitempty"`
 
 	// LBPolicy chooses among the keys: `round_robin`, `weighted_round_robin`,
@@ -261,6 +263,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return next.ServeHTTP(w, r)
 	}
+	call.Dialect = relay.Shape(&call, r.Header)
 	trace := &relay.Trace{Request: relay.NewRequestID(), Operation: call.Op.String()}
 	header := w.Header()
 	header["X-Request-Id"] = []string{trace.Request}

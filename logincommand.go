@@ -24,6 +24,7 @@ import (
 
 func loginCommand() *cobra.Command {
 	login := &cobra.Command{Use: "login", Short: "Signs accounts in that take no key"}
+	onlySubcommands(login)
 	flags := func(cmd *cobra.Command) {
 		f := cmd.Flags()
 		f.String("host", "", "Where to sign in: github.com, or the domain of an enterprise such as octo.ghe.com; default that of the upstream")

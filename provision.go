@@ -527,6 +527,9 @@ func (h *Handler) provisionClients() error {
 		if err != nil {
 			return fmt.Errorf("client %s: %w", c.Name, err)
 		}
+		if end := p.client.Expires; !end.IsZero() && end.Before(time.Now()) {
+			h.logger.Warn("the time of a client is over: its requests are refused", zap.String("client", c.Name), zap.Time("since", end))
+		}
 		h.people = append(h.people, p)
 	}
 	if err := h.loadClients(); err != nil {

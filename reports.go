@@ -71,7 +71,7 @@ var queryNames = []string{"since", "until", "zone", "bucket", "by", "format", "s
 var errNoAccount = errors.New("no account is kept: usage is off, or no floway block is running")
 
 // errNoStore: the store that was named is none of those that are open.
-var errNoStore = errors.New("no account is kept in a store of that name; floway/ledger lists them")
+var errNoStore = errors.New("no account is kept in a store of that name; `caddy floway ledger` lists them")
 
 // maxReportTime bounds how long a report may read from a store.
 const maxReportTime = 30 * time.Second

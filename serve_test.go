@@ -114,6 +114,13 @@ func TestBadRequests(t *testing.T) {
 			u.calls()
 		})
 	}
+	// Anthropic's clients understand what is wrong also where OpenAI has the same path.
+	t.Run("models for Anthropic's clients", func(t *testing.T) {
+		a := g.do("GET", "/v1/models", "", "Anthropic-Version: 2023-06-01")
+		if a.status != 401 || !strings.HasPrefix(a.body, `{"type":"error","error":{"type":"authentication_error",`) || a.header.Get("Request-Id") == "" {
+			t.Errorf("status %d: %s", a.status, a.body)
+		}
+	})
 	t.Run("broken chunking", func(t *testing.T) {
 		conn, err := net.Dial("tcp", g.addr)
 		if err != nil {

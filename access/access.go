@@ -188,7 +188,7 @@ func (cs *Clients) All() []string {
 
 var (
 	// ErrNoKey: the request has no key.
-	ErrNoKey = errors.New("no API key was given; send it as a Bearer token in Authorization, or in x-api-key or api-key")
+	ErrNoKey = errors.New("no API key was given; send it as a Bearer token in Authorization, or in x-api-key, api-key or x-goog-api-key")
 	// ErrUnknownKey: the key is none that is known.
 	ErrUnknownKey = errors.New("incorrect API key")
 	// ErrExpired: the key's time is over.

@@ -47,6 +47,9 @@ type anthropic struct {
 
 func openAnthropic(c Config) (Upstream, error) {
 	a, err := anthropicVendor.account(&c, "v1", anthropicVendor.speaks)
+	if err == nil {
+		err = a.ofOperation()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -58,6 +58,16 @@ func (v *vendor) account(c *Config, segment string, able []string) (account, err
 	return a, nil
 }
 
+// ofOperation refuses base URLs that were copied with the path of one operation.
+func (a *account) ofOperation() error {
+	for op := range dialect.Operations() {
+		if path := op.Path(); path != "" && strings.HasSuffix(a.base.Path, path) {
+			return fmt.Errorf("base_url: %q is the address of one operation; end it before %s", a.base, path)
+		}
+	}
+	return nil
+}
+
 func (a *account) Speaks(op dialect.Operation, _ string) bool { return a.speaks[op.Feature()] }
 
 func (a *account) Via(from dialect.Dialect, _ string) []dialect.Dialect { return a.via[from] }
@@ -100,6 +110,9 @@ func (v vendor) open(c Config) (Upstream, error) {
 		segment = ""
 	}
 	a, err := v.account(&c, segment, compatibleFeatures)
+	if err == nil {
+		err = a.ofOperation()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,9 @@ type gemini struct{ account }
 
 func openGemini(c Config) (Upstream, error) {
 	a, err := geminiVendor.account(&c, "v1beta", geminiVendor.speaks)
+	if err == nil {
+		err = a.ofOperation()
+	}
 	if err != nil {
 		return nil, err
 	}

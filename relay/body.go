@@ -3,6 +3,7 @@ package relay
 import (
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -136,12 +137,14 @@ func (r *Relay) bodyError(err error) *dialect.Error {
 		return e
 	case errors.Is(err, errNoRoom):
 		return &dialect.Error{Fault: dialect.Unavailable, Message: "too many requests are under way to take another body; try again in a moment"}
-	case errors.Is(err, errBodyTooLarge), errors.Is(err, zstd.ErrWindowSizeExceeded), errors.As(err, &tooMany):
-		return tooLarge()
+	case errors.Is(err, errBodyTooLarge), errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return tooLarge(r.MaxBody)
+	case errors.As(err, &tooMany):
+		return tooLarge(tooMany.Limit)
 	}
 	if r.BodyStatus != nil {
 		if status, ok := r.BodyStatus(err); ok && status == http.StatusRequestEntityTooLarge {
-			return tooLarge()
+			return tooLarge(0)
 		} else if ok {
 			return &dialect.Error{Fault: dialect.FaultOf(status), Status: status, Message: "the request's body could not be read"}
 		}
@@ -152,8 +155,13 @@ func (r *Relay) bodyError(err error) *dialect.Error {
 	return &dialect.Error{Fault: dialect.Malformed, Message: "the request's body could not be read to its end"}
 }
 
-func tooLarge() *dialect.Error {
-	return &dialect.Error{Fault: dialect.TooLarge, Message: "the request's body is larger than this server takes"}
+// tooLarge names the limit in bytes, if it is known.
+func tooLarge(limit int64) *dialect.Error {
+	e := &dialect.Error{Fault: dialect.TooLarge, Message: "the request's body is larger than this server takes"}
+	if limit > 0 {
+		e.Message += fmt.Sprintf(", which is %d bytes unpacked", limit)
+	}
+	return e
 }
 
 func quoted(s string) string {

@@ -66,13 +66,19 @@ func (u *Upstream) about(public, sent string) provider.Model {
 	return m
 }
 
+// Shape is the dialect in which a call is answered. OpenAI and Anthropic have their
+// lists of models at the same path; only Anthropic's clients name a version there.
+func Shape(call *dialect.Call, h http.Header) dialect.Dialect {
+	if call.Op == dialect.ListModels && call.Dialect == dialect.Chat && h.Get("Anthropic-Version") != "" {
+		return dialect.Messages
+	}
+	return call.Dialect
+}
+
 // ServeModels answers a listing, or one model of it, in the caller's shape and in
 // pages of the size that it asks for.
 func (r *Relay) ServeModels(w http.ResponseWriter, in *http.Request, found *dialect.Call, client *access.Client) {
-	shape := found.Dialect
-	if shape == dialect.Chat && in.Header.Get("Anthropic-Version") != "" {
-		shape = dialect.Messages
-	}
+	shape := Shape(found, in.Header)
 	list := r.List(client)
 	if found.ID == "" {
 		p, err := paged(shape, list, in.URL.Query())

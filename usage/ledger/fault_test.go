@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -268,6 +270,46 @@ func TestFullDisk(t *testing.T) {
 		shut(t, l)
 		a.check(t, store)
 	})
+}
+
+// A bookmark that cannot be written is told once, and again when it went well in
+// between: it is tried with every batch.
+func TestBookmarkThatCannotBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		store := storetest.NewMemory()
+		l := open(t, Config{Dir: "d", Store: store, FS: newMemFS(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		file := &fullFile{File: l.marks.file}
+		l.marking.Lock()
+		l.marks.file = file
+		l.marking.Unlock()
+		var a account
+		for n, full := range []bool{true, true, true, false, true, true} {
+			l.marking.Lock()
+			file.full = full
+			l.marking.Unlock()
+			a.attempts(t, l, 10*n, 10*n+10)
+			flush(t, l)
+		}
+		shut(t, l)
+		a.check(t, store)
+		if n := strings.Count(log.String(), "cannot remember its position"); n != 2 {
+			t.Errorf("told %d times:\n%s", n, log.String())
+		}
+	})
+}
+
+// fullFile is a file that takes nothing while full.
+type fullFile struct {
+	File
+	full bool
+}
+
+func (f *fullFile) WriteAt(p []byte, off int64) (int, error) {
+	if f.full {
+		return 0, syscall.ENOSPC
+	}
+	return f.File.WriteAt(p, off)
 }
 
 func TestFullLog(t *testing.T) {

@@ -317,16 +317,18 @@ func (f *flusher) knowGenesis(genesis string) error {
 }
 
 // saveMark writes the bookmark. A failure costs no more than a slower answer to a
-// rare question, so it is only told.
+// rare question, so it is only told, once until it goes well again.
 func (l *Ledger) saveMark() {
 	l.marking.Lock()
 	defer l.marking.Unlock()
 	l.mu.Lock()
 	mark := l.mark
 	l.mu.Unlock()
-	if err := l.marks.write(&mark); err != nil {
+	err := l.marks.write(&mark)
+	if err != nil && !l.unmarked {
 		l.cfg.Log.Warn("the ledger cannot remember its position", "dir", l.cfg.Dir, "error", err)
 	}
+	l.unmarked = err != nil
 }
 
 // report tells of records that are missing, once for each range, and leaves word

@@ -165,6 +165,7 @@ type Ledger struct {
 
 	trimming sync.Mutex // held while acknowledged segments are deleted
 	marking  sync.Mutex // held while the bookmark is written
+	unmarked bool       // the last time it could not be, which was told; under marking
 
 	mu sync.Mutex
 	// changed is signalled when records reached the disk or the store, when a
